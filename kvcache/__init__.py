@@ -1,0 +1,17 @@
+"""Time Flies Fast: the small helper package of a book about the KV cache."""
+
+from . import baseline, cached
+from .config import GPT2_124M, TIME_FLIES, GPTConfig
+from .generate import generate, stream
+from .tokenizer import load_tokenizer
+
+__all__ = [
+    "GPT2_124M",
+    "TIME_FLIES",
+    "GPTConfig",
+    "baseline",
+    "cached",
+    "generate",
+    "load_tokenizer",
+    "stream",
+]

@@ -1,0 +1,143 @@
+"""The GPT with no cache, from top to bottom.
+
+Shapes are written in one alphabet: batch, n_tokens, emb_dim, n_heads, head_dim, vocab_size.
+`cached.py` holds the same classes after the five changes; what did not change it imports from here.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.Module):
+    """Brings each token's vector to mean 0 and variance 1, then scales and shifts it."""
+
+    def __init__(self, emb_dim):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim))
+
+    def forward(self, x):
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, eps=1e-5)
+
+
+class FeedForward(nn.Module):
+    """Works on each token by itself: no token sees another here."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(cfg.emb_dim, 4 * cfg.emb_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(4 * cfg.emb_dim, cfg.emb_dim),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def split_heads(x, n_heads):
+    """(batch, n_tokens, emb_dim) -> (batch, n_heads, n_tokens, head_dim)"""
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def attend(queries, keys, values, mask, dropout):
+    """softmax(Q K^T / sqrt(head_dim)) V for each head: Vaswani et al. 2017, equation 1.
+
+    queries       (batch, n_heads, n_queries, head_dim)
+    keys, values  (batch, n_heads, n_keys, head_dim)
+    mask          (n_queries, n_keys), True where a query must not look
+    returns       (batch, n_queries, emb_dim), the heads side by side again
+    """
+    scores = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
+    scores = scores.masked_fill(mask, -torch.inf)  # (batch, n_heads, n_queries, n_keys)
+    weights = dropout(torch.softmax(scores, dim=-1))  # each row adds up to 1
+    context = weights @ values  # (batch, n_heads, n_queries, head_dim)
+    return context.transpose(1, 2).flatten(2)
+
+
+def keep_own_mask(attention, state_dict, prefix, *_):
+    """The mask follows from the sizes: a checkpoint may carry one or leave it out."""
+    state_dict[prefix + "mask"] = attention.mask
+
+
+class MultiHeadAttention(nn.Module):
+    """Lets each token gather from itself and the tokens before it.
+
+    forward: (batch, n_tokens, emb_dim) -> (batch, n_tokens, emb_dim)
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.n_heads = cfg.n_heads
+        self.W_query = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
+        self.W_key = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
+        self.W_value = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
+        self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
+        self.dropout = nn.Dropout(cfg.drop_rate)
+        # mask[i, j] is True where j comes after i: token i must not see token j.
+        n = cfg.context_length
+        self.register_buffer("mask", torch.triu(torch.ones(n, n, dtype=torch.bool), diagonal=1))
+        self.register_load_state_dict_pre_hook(keep_own_mask)
+
+    def forward(self, x):
+        queries = split_heads(self.W_query(x), self.n_heads)
+        keys = split_heads(self.W_key(x), self.n_heads)
+        values = split_heads(self.W_value(x), self.n_heads)
+
+        n_tokens = keys.shape[2]
+        mask = self.mask[:n_tokens, :n_tokens]
+        return self.out_proj(attend(queries, keys, values, mask, self.dropout))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward; each adds to what flows past it.
+
+    forward: (batch, n_tokens, emb_dim) -> (batch, n_tokens, emb_dim)
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.att = MultiHeadAttention(cfg)
+        self.ff = FeedForward(cfg)
+        self.norm1 = LayerNorm(cfg.emb_dim)
+        self.norm2 = LayerNorm(cfg.emb_dim)
+        self.drop_resid = nn.Dropout(cfg.drop_rate)
+
+    def forward(self, x):
+        x = x + self.drop_resid(self.att(self.norm1(x)))
+        return x + self.drop_resid(self.ff(self.norm2(x)))
+
+
+class GPTModel(nn.Module):
+    """Token ids in, a score for every possible next token out.
+
+    forward: token_ids (batch, n_tokens) -> logits (batch, n_tokens, vocab_size),
+    or (batch, 1, vocab_size), those of the last position, with last_only=True.
+
+    Raises TypeError or ValueError for token ids that the model cannot take
+    (see GPTConfig.check_token_ids), and ValueError for use_cache=True: there is no cache here.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
+        self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
+        self.drop_emb = nn.Dropout(cfg.drop_rate)
+        self.trf_blocks = nn.Sequential(*[TransformerBlock(cfg) for _ in range(cfg.n_layers)])
+        self.final_norm = LayerNorm(cfg.emb_dim)
+        self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+
+    def forward(self, token_ids, use_cache=False, last_only=False):
+        if use_cache:
+            raise ValueError("use_cache=True: the baseline has no cache; use cached.GPTModel.")
+        self.cfg.check_token_ids(token_ids, self.tok_emb.weight.device)
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+
+        x = self.tok_emb(token_ids) + self.pos_emb(positions)  # (batch, n_tokens, emb_dim)
+        x = self.drop_emb(x)
+        x = self.trf_blocks(x)
+        if last_only:
+            x = x[:, -1:]  # (batch, 1, emb_dim)
+        return self.out_head(self.final_norm(x))

@@ -1,0 +1,117 @@
+"""What a GPT is made of, and what it may be fed: `GPTConfig` and the sizes used in the book."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The sizes of one GPT. The field names are those of the public GPT behind the sources.
+
+    vocab_size      number of different tokens
+    context_length  longest sequence, in tokens
+    emb_dim         numbers in the vector of one token
+    n_heads         attention heads; each works on head_dim = emb_dim / n_heads numbers
+    n_layers        transformer blocks
+    drop_rate       share of activations zeroed in training, 0 <= drop_rate < 1
+    qkv_bias        whether the query, key and value projections add a bias
+
+    Raises ValueError for sizes that cannot be built.
+    """
+
+    vocab_size: int
+    context_length: int
+    emb_dim: int
+    n_heads: int
+    n_layers: int
+    drop_rate: float = 0.0
+    qkv_bias: bool = False
+
+    def __post_init__(self):
+        for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
+        if not 0 <= self.drop_rate < 1:
+            raise ValueError(f"drop_rate is {self.drop_rate!r}; choose 0 <= drop_rate < 1.")
+        if self.emb_dim % self.n_heads:
+            raise ValueError(
+                f"emb_dim {self.emb_dim} does not divide by n_heads {self.n_heads}; "
+                f"choose emb_dim as a multiple of {self.n_heads}."
+            )
+
+    @property
+    def head_dim(self):
+        """Numbers in the query, key or value vector of one head."""
+        return self.emb_dim // self.n_heads
+
+    def check_token_ids(self, token_ids, device, n_past=0):
+        """Refuse token ids that the model cannot take, before any work.
+
+        token_ids  (batch, n_tokens), torch.int64 or torch.int32, each in 0 .. vocab_size - 1
+        device     where the model's parameters are
+        n_past     how many positions come before these tokens
+
+        Raises TypeError for a wrong type, ValueError for a wrong shape, place or value.
+        """
+        if not isinstance(token_ids, torch.Tensor):
+            raise TypeError(
+                f"token_ids is a {type(token_ids).__name__}; "
+                "pass a tensor of shape (batch, n_tokens): torch.tensor([[id, id, ...]])."
+            )
+        if token_ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(
+                f"token_ids has dtype {token_ids.dtype}; it must be torch.int64: token_ids.long()."
+            )
+        if token_ids.ndim != 2:
+            raise ValueError(
+                f"token_ids has shape {tuple(token_ids.shape)}; it must have the two dimensions "
+                "(batch, n_tokens). For one sequence: token_ids.unsqueeze(0)."
+            )
+        if token_ids.numel() == 0:
+            raise ValueError(
+                f"token_ids is empty, its shape is {tuple(token_ids.shape)}; "
+                "the model needs at least 1 token to continue from."
+            )
+        if token_ids.device != device:
+            raise ValueError(
+                f"token_ids is on {token_ids.device}, the model on {device}; "
+                f'move it: token_ids.to("{device}").'
+            )
+        n_tokens = token_ids.shape[1]
+        if n_past + n_tokens > self.context_length:
+            raise ValueError(
+                f"{n_past} earlier + {n_tokens} new tokens are {n_past + n_tokens} positions; the "
+                f"context length is {self.context_length}. Shorten the text, or reset the cache."
+            )
+        lowest, highest = token_ids.min().item(), token_ids.max().item()
+        if lowest < 0 or highest >= self.vocab_size:
+            bad = lowest if lowest < 0 else highest
+            raise ValueError(
+                f"token id {bad} is outside the vocabulary, 0 to {self.vocab_size - 1}; "
+                "use the tokenizer that belongs to this model."
+            )
+
+
+# The smallest GPT-2: 124 million parameters when the output head shares the embedding's weights.
+GPT2_124M = GPTConfig(
+    vocab_size=50257,
+    context_length=1024,
+    emb_dim=768,
+    n_heads=12,
+    n_layers=12,
+    drop_rate=0.1,
+    qkv_bias=False,
+)
+
+# The small model of the book, trained on data/time_flies.txt: see time_flies.py.
+TIME_FLIES = GPTConfig(
+    vocab_size=50257,
+    context_length=128,
+    emb_dim=64,
+    n_heads=4,
+    n_layers=4,
+    drop_rate=0.0,
+    qkv_bias=False,
+)

@@ -1,0 +1,43 @@
+"""The packaged files, each checked against SHA256SUMS before it is used."""
+
+import hashlib
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SUFFIXES = {".bpe", ".json", ".safetensors", ".txt"}
+
+
+def checked_path(name):
+    """The path of a packaged file whose content is what was packaged.
+
+    Raises FileNotFoundError for a missing file, ValueError for a damaged one.
+    """
+    path = FOLDER / name
+    remedy = "install kvcache again (pip install --force-reinstall --no-deps ...)."
+    if not path.is_file():
+        raise FileNotFoundError(f"the data file {path} is missing; {remedy}")
+    expected = hashes()[name]
+    actual = sha256(path)
+    if actual != expected:
+        raise ValueError(
+            f"the data file {path} is damaged: its SHA-256 is {actual}, not {expected}; {remedy}"
+        )
+    return path
+
+
+def sha256(path):
+    """The SHA-256 of a file, as 64 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def hashes():
+    """What SHA256SUMS says: file name -> SHA-256, as 64 hex digits."""
+    lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def write_hashes():
+    """Bring SHA256SUMS up to date, after a file was made anew on purpose."""
+    names = sorted(path.name for path in FOLDER.iterdir() if path.suffix in SUFFIXES)
+    lines = [f"{sha256(FOLDER / name)}  {name}\n" for name in names]
+    (FOLDER / "SHA256SUMS").write_text("".join(lines))

@@ -1,0 +1,89 @@
+"""Writing text one token at a time, with and without the cache."""
+
+import torch
+
+
+def generate(model, token_ids, max_new_tokens, use_cache=False, **sampling):
+    """Continue each row of `token_ids` by `max_new_tokens` tokens.
+
+    token_ids (batch, n_tokens) -> (batch, n_tokens + max_new_tokens)
+
+    Greedy by default: always the most likely token. For `sampling` and the errors raised see
+    `stream`, which does the work.
+    """
+    new_tokens = list(stream(model, token_ids, max_new_tokens, use_cache, **sampling))
+    return torch.cat([token_ids, *new_tokens], dim=1)
+
+
+def stream(
+    model,
+    token_ids,
+    max_new_tokens,
+    use_cache=False,
+    temperature=0.0,
+    top_k=None,
+    generator=None,
+):
+    """Like `generate`, but yields each new token, (batch, 1), as soon as it is there.
+
+    temperature  0 takes the most likely token; above 0 draws from softmax(logits / temperature)
+    top_k        draw among the k most likely tokens only
+    generator    a seeded torch.Generator on the model's device, for draws that can be repeated
+
+    The model works in eval mode and without gradients; the mode is restored at the end.
+    With use_cache=True the cache is reset first, and afterwards holds every token but the last.
+
+    Raises TypeError or ValueError, before any work, for token ids that the model cannot take,
+    for a text longer than the context length, and for settings that make no sense.
+    """
+    model.cfg.check_token_ids(token_ids, model.out_head.weight.device)
+    n_tokens, limit = token_ids.shape[1], model.cfg.context_length
+    if type(max_new_tokens) is not int or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, 0 or more.")
+    if n_tokens + max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {n_tokens} tokens + {max_new_tokens} new tokens are more than the context "
+            f"length of {limit}; ask for at most {limit - n_tokens}, or shorten the prompt."
+        )
+    if use_cache and not hasattr(model, "reset_kv_cache"):
+        raise ValueError(
+            f"use_cache=True: {type(model).__module__}.{type(model).__name__} has no cache; "
+            "use cached.GPTModel, or use_cache=False."
+        )
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; choose 0 (greedy) or more.")
+    if top_k is not None and (temperature == 0 or not 1 <= top_k <= model.cfg.vocab_size):
+        raise ValueError(
+            f"top_k is {top_k} with temperature {temperature}; choose 1 to "
+            f"{model.cfg.vocab_size} and a temperature above 0, or leave top_k out."
+        )
+    return _tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator)
+
+
+@torch.no_grad()
+def _tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator):
+    was_training = model.training
+    model.eval()
+    try:
+        if use_cache:
+            model.reset_kv_cache()
+        step_input = token_ids  # prefill: the whole prompt
+        for _ in range(max_new_tokens):
+            logits = model(step_input, use_cache=use_cache, last_only=True)  # (batch, 1, vocab_size)
+            next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
+            yield next_token
+            token_ids = torch.cat([token_ids, next_token], dim=1)
+            step_input = next_token if use_cache else token_ids  # CACHE 5: decode
+    finally:
+        model.train(was_training)
+
+
+def pick(logits, temperature=0.0, top_k=None, generator=None):
+    """Choose the next token of each row: logits (batch, vocab_size) -> (batch, 1)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    if top_k is not None:
+        k_best = logits.topk(top_k).values  # (batch, top_k), best first
+        logits = logits.masked_fill(logits < k_best[:, -1:], -torch.inf)
+    probabilities = torch.softmax(logits / temperature, dim=-1)
+    return torch.multinomial(probabilities, num_samples=1, generator=generator)

@@ -1,0 +1,103 @@
+"""Fair timing: warm-up, repeats, medians, and a device that has really finished."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from .generate import stream
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one generation, repeated.
+
+    label      what was timed
+    n_prompt   tokens in the prompt
+    seconds    (repeats, n_new_tokens): how long each new token took
+    token_ids  (batch, n_prompt + n_new_tokens): what was generated
+    """
+
+    label: str
+    n_prompt: int
+    seconds: torch.Tensor
+    token_ids: torch.Tensor
+
+    @property
+    def per_token(self):
+        """Seconds for each new token, (n_new_tokens,): the median of the repeats."""
+        return self.seconds.median(dim=0).values
+
+    @property
+    def total(self):
+        """Seconds for the whole generation: the median of the repeats."""
+        return self.seconds.sum(dim=1).median().item()
+
+    @property
+    def tokens_per_second(self):
+        return self.seconds.shape[1] / self.total
+
+    @property
+    def time_to_first_token(self):
+        """Seconds until the first new token: the prefill."""
+        return self.per_token[0].item()
+
+    @property
+    def time_per_output_token(self):
+        """Seconds for each later token: the median over the decode steps."""
+        return self.per_token[1:].median().item()
+
+
+def time_generation(model, token_ids, max_new_tokens, use_cache=False, label="", repeats=3, warmup=3):
+    """Time each token of `stream(model, token_ids, max_new_tokens, use_cache)`.
+
+    repeats  how often the whole generation is timed, at least 1
+    warmup   tokens generated before, untimed: the first passes set up memory and threads
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; time at least 1 generation.")
+    for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache):
+        pass
+    seconds = torch.zeros(repeats, max_new_tokens, dtype=torch.float64)
+    with tqdm(total=seconds.numel(), desc=label, unit="token", leave=False) as progress:
+        for repeat in seconds:
+            new_tokens = []
+            synchronize(token_ids.device)
+            start = time.perf_counter()
+            for i, next_token in enumerate(stream(model, token_ids, max_new_tokens, use_cache)):
+                synchronize(token_ids.device)
+                now = time.perf_counter()
+                repeat[i] = now - start
+                new_tokens.append(next_token)
+                progress.update()
+                start = time.perf_counter()
+    return Timing(label, token_ids.shape[1], seconds, torch.cat([token_ids, *new_tokens], dim=1))
+
+
+def synchronize(device):
+    """Wait until an accelerator has done its work; a CPU has done it already."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def median_seconds(work, repeats=7):
+    """The median time of calling `work()`, after one call that is not timed."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return torch.tensor(times[1:]).median().item()
+
+
+def memory_bandwidth():
+    """Bytes per second at which this CPU streams a 400 MB float32 matrix in a matrix-vector product."""
+    matrix, vector = torch.rand(10_000, 10_000), torch.rand(10_000)
+    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector)
+
+
+def arithmetic_rate():
+    """Floating-point operations per second of this CPU in a product of two 2048 x 2048 matrices."""
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    return 2 * 2048**3 / median_seconds(lambda: a @ b)

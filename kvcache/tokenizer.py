@@ -1,0 +1,39 @@
+"""Text to token ids and back: the GPT-2 encoding of tiktoken, from packaged files, offline."""
+
+import os
+from functools import cache
+from unittest import mock
+
+import tiktoken
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from . import data
+
+
+@cache
+def load_tokenizer():
+    """tiktoken's "gpt2" encoding (50,257 tokens), without network.
+
+    Raises FileNotFoundError or ValueError if a packaged file is missing or damaged.
+    """
+    vocab_bpe, encoder_json = data.checked_path("vocab.bpe"), data.checked_path("encoder.json")
+    # An empty TIKTOKEN_CACHE_DIR keeps tiktoken from copying the files to the reader's own cache.
+    with mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):
+        ranks = data_gym_to_mergeable_bpe_ranks(str(vocab_bpe), str(encoder_json))
+    return tiktoken.Encoding(
+        name="gpt2",
+        explicit_n_vocab=50257,
+        pat_str=r50k_pat_str,
+        mergeable_ranks=ranks,
+        special_tokens={"<|endoftext|>": 50256},
+    )
+
+
+def token_label(token_id):
+    """One token as a short visible text: spaces as ␣, line ends as ↵, broken characters as hex."""
+    token = load_tokenizer().decode_single_token_bytes(token_id)
+    try:
+        return token.decode().replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in token)
