@@ -4,6 +4,7 @@ from . import baseline, cached
 from .config import GPT2_124M, TIME_FLIES, GPTConfig
 from .generate import generate, stream
 from .tokenizer import load_tokenizer
+from .trace import trace
 
 __all__ = [
     "GPT2_124M",
@@ -14,4 +15,5 @@ __all__ = [
     "generate",
     "load_tokenizer",
     "stream",
+    "trace",
 ]

@@ -16,13 +16,7 @@ def generate(model, token_ids, max_new_tokens, use_cache=False, **sampling):
 
 
 def stream(
-    model,
-    token_ids,
-    max_new_tokens,
-    use_cache=False,
-    temperature=0.0,
-    top_k=None,
-    generator=None,
+    model, token_ids, max_new_tokens, use_cache=False, temperature=0.0, top_k=None, generator=None
 ):
     """Like `generate`, but yields each new token, (batch, 1), as soon as it is there.
 
@@ -39,7 +33,9 @@ def stream(
     model.cfg.check_token_ids(token_ids, model.out_head.weight.device)
     n_tokens, limit = token_ids.shape[1], model.cfg.context_length
     if type(max_new_tokens) is not int or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, 0 or more.")
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, 0 or more."
+        )
     if n_tokens + max_new_tokens > limit:
         raise ValueError(
             f"a prompt of {n_tokens} tokens + {max_new_tokens} new tokens are more than the context "
@@ -69,7 +65,9 @@ def _tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, gen
             model.reset_kv_cache()
         step_input = token_ids  # prefill: the whole prompt
         for _ in range(max_new_tokens):
-            logits = model(step_input, use_cache=use_cache, last_only=True)  # (batch, 1, vocab_size)
+            logits = model(
+                step_input, use_cache=use_cache, last_only=True
+            )  # (batch, 1, vocab_size)
             next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
             yield next_token
             token_ids = torch.cat([token_ids, next_token], dim=1)

@@ -14,7 +14,9 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 
 def measured_cache_bytes(model):
     """Bytes of the tensors that a `cached.GPTModel` holds in its cache now."""
-    caches = [cache for block in model.trf_blocks for cache in (block.att.cache_k, block.att.cache_v)]
+    caches = [
+        cache for block in model.trf_blocks for cache in (block.att.cache_k, block.att.cache_v)
+    ]
     return sum(cache.numel() * cache.element_size() for cache in caches if cache is not None)
 
 

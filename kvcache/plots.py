@@ -1,9 +1,10 @@
 """The figures of measured times: inline SVG that takes on the page's text colour."""
 
+import html
 import io
+import re
 
 import matplotlib.pyplot as plt
-import torch
 
 NEW, RECOMPUTED, REUSED = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's palette
 TEXT = "#7b7c7d"  # a stand-in: replaced by the colour of the text around the figure
@@ -24,8 +25,22 @@ STYLE = {
 }
 
 
+# Without a cache, with a cache, then the limits of both: told apart by line as well as by colour.
+LINES = [
+    {"color": RECOMPUTED, "linestyle": "--"},
+    {"color": REUSED, "linestyle": "-"},
+    {"color": RECOMPUTED, "linestyle": ":"},
+    {"color": REUSED, "linestyle": ":"},
+]
+BARS = [
+    {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "///"},
+    {"facecolor": "none", "edgecolor": REUSED},
+    {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "xxx"},
+]
+
+
 class Plot:
-    """A matplotlib figure as SVG, with a description for those who cannot see it."""
+    """A matplotlib figure, shown as SVG with a description for those who cannot see it."""
 
     def __init__(self, figure, description):
         self.figure, self.description = figure, description
@@ -33,9 +48,69 @@ class Plot:
 
     def _repr_html_(self):
         text = io.StringIO()
-        metadata = {"Date": None, "Creator": None, "Title": self.description}
         with plt.rc_context(STYLE):
-            self.figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata=metadata)
+            self.figure.savefig(text, format="svg", transparent=True, bbox_inches="tight")
         svg = text.getvalue()
-        svg = svg[svg.index("<svg") :].replace(TEXT, "currentColor")
-        ...
+        svg = re.sub("<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+        label = html.escape(self.description)
+        svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
+        return f'<div style="max-width: 42em">{svg.replace(TEXT, "currentColor")}</div>'
+
+
+def lines(curves, xlabel, ylabel, description):
+    """Curves over a common axis. curves: {label: (x, y)}, in the order of LINES."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.6))
+        for (label, (x, y)), style in zip(curves.items(), LINES, strict=False):
+            axes.plot(x, y, label=label, **style)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    return Plot(figure, description)
+
+
+def time_per_token(timings):
+    """Milliseconds for each new token against its position. Without a cache first, then with."""
+    curves = {}
+    for timing in timings:
+        positions = range(timing.n_prompt, timing.n_prompt + len(timing.per_token))
+        curves[timing.label] = (positions, 1000 * timing.per_token)
+    description = "Time per token against position. " + " ".join(
+        f"{timing.label}: from {1000 * timing.per_token[0]:.0f} ms at the first new token "
+        f"to {1000 * timing.per_token[-1]:.0f} ms at the last."
+        for timing in timings
+    )
+    return lines(curves, "position of the new token", "time per token (ms)", description)
+
+
+def tokens_per_second(timings):
+    """A bar for each timing. Without a cache first, then with."""
+    rates = [timing.tokens_per_second for timing in timings]
+    labels = [timing.label for timing in timings]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(timings)))
+        for row, (rate, style) in enumerate(zip(rates, BARS, strict=False)):
+            axes.barh(row, rate, height=0.6, linewidth=2, **style)
+            axes.text(rate, row, f" {rate:.1f}", va="center")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        axes.set_xlabel("tokens per second")
+    pairs = [f"{label}: {rate:.1f}." for label, rate in zip(labels, rates, strict=True)]
+    return Plot(figure, "Tokens per second. " + " ".join(pairs))
+
+
+def speed_up(without, cached):
+    """How many times as fast the cached generation is, against the number of new tokens."""
+    ratio = without.per_token.cumsum(0) / cached.per_token.cumsum(0)  # (n_new_tokens,)
+    figure = lines(
+        {"speed-up": (range(1, len(ratio) + 1), ratio)},
+        "new tokens generated",
+        "times as fast with a cache",
+        f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
+        f"{ratio[-1]:.1f} after {len(ratio)}.",
+    )
+    axes = figure.figure.axes[0]
+    axes.get_legend().remove()
+    axes.lines[0].set(color=NEW, linestyle="-")
+    return figure

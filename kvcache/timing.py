@@ -49,7 +49,9 @@ class Timing:
         return self.per_token[1:].median().item()
 
 
-def time_generation(model, token_ids, max_new_tokens, use_cache=False, label="", repeats=3, warmup=3):
+def time_generation(
+    model, token_ids, max_new_tokens, use_cache=False, label="", repeats=3, warmup=3
+):
     """Time each token of `stream(model, token_ids, max_new_tokens, use_cache)`.
 
     repeats  how often the whole generation is timed, at least 1
@@ -97,7 +99,11 @@ def memory_bandwidth():
     return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector)
 
 
-def arithmetic_rate():
-    """Floating-point operations per second of this CPU in a product of two 2048 x 2048 matrices."""
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    return 2 * 2048**3 / median_seconds(lambda: a @ b)
+def arithmetic_rate(n_tokens=128):
+    """Floating-point operations per second of this CPU in the products that prefill consists of.
+
+    (n_tokens, 768) times (768, 3072), in float32, over matrices that together outgrow the caches.
+    """
+    x, weights = torch.rand(n_tokens, 768), [torch.rand(768, 3072) for _ in range(24)]
+    seconds = median_seconds(lambda: [x @ weight for weight in weights])
+    return len(weights) * 2 * n_tokens * 768 * 3072 / seconds

@@ -17,7 +17,7 @@ def load_tokenizer():
 
     Raises FileNotFoundError or ValueError if a packaged file is missing or damaged.
     """
-    vocab_bpe, encoder_json = data.checked_path("vocab.bpe"), data.checked_path("encoder.json")
+    vocab_bpe, encoder_json = (data.checked_path("vocab.bpe"), data.checked_path("encoder.json"))
     # An empty TIKTOKEN_CACHE_DIR keeps tiktoken from copying the files to the reader's own cache.
     with mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):
         ranks = data_gym_to_mergeable_bpe_ranks(str(vocab_bpe), str(encoder_json))

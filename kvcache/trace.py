@@ -41,7 +41,9 @@ class Trace:
         """
         names = ("new", "recomputed", "reused")
         chosen = [step if layer is None else [step[layer]] for step in self.steps]
-        return [{name: sum(len(getattr(at, name)) for at in step) for name in names} for step in chosen]
+        return [
+            {name: sum(len(getattr(at, name)) for at in step) for name in names} for step in chosen
+        ]
 
 
 def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
@@ -55,7 +57,9 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
     layers = _attention_layers(model)
     tokens = stream(model, token_ids, max_new_tokens, use_cache)
     if token_ids.shape[0] != 1:
-        raise ValueError(f"the batch size is {token_ids.shape[0]}; trace one sequence: token_ids[:1].")
+        raise ValueError(
+            f"the batch size is {token_ids.shape[0]}; trace one sequence: token_ids[:1]."
+        )
     projected = {}  # what W_key and W_value computed in the latest forward pass
     handles = [
         projection.register_forward_hook(
@@ -98,10 +102,10 @@ def _attention_layers(model):
 
 
 def _observe(attention, projected, number, seen, use_cache, vectors):
-    keys, values = projected[number, "k"], projected[number, "v"]  # (1, n_computed, emb_dim)
+    keys, values = (projected[number, "k"], projected[number, "v"])  # (1, n_computed, emb_dim)
     n_computed = keys.shape[1]
     if use_cache:
-        keys, values = attention.cache_k, attention.cache_v  # (1, n_heads, n_positions, head_dim)
+        keys, values = (attention.cache_k, attention.cache_v)  # (1, n_heads, n_positions, head_dim)
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     else:
         keys, values = (x.unflatten(-1, (attention.n_heads, -1)) for x in (keys, values))

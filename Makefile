@@ -1,0 +1,62 @@
+# Time Flies Fast. `make` alone prints what there is.
+
+PYTHON ?= python3
+BIN := .venv/bin
+HTML := _build/html
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve lab test bench train address lock clean distclean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+book: .venv/.book ## run every notebook and build the HTML
+	@$(BIN)/python tools/build.py
+
+serve: ## serve the built book on a free local port
+	@test -f $(HTML)/index.html || { echo "There is no book yet: run 'make book' first."; exit 1; }
+	@$(PYTHON) -u -m http.server 0 --bind 127.0.0.1 --directory $(HTML)
+
+lab: .venv/.book ## open the chapters in JupyterLab
+	@$(BIN)/jupyter lab chapters
+
+test: .venv/.test ## build the book, then lint and run all tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python tools/build.py
+	@$(BIN)/python -m pytest
+
+bench: .venv/.book ## print the speed table of this machine
+	@$(BIN)/python tools/bench.py
+
+train: .venv/.book ## train the small model again
+	@$(BIN)/python -m kvcache.time_flies
+
+address: ## change the repository's address everywhere: make address URL=https://github.com/me/book
+	@$(PYTHON) tools/address.py "$(URL)"
+
+lock: ## resolve the book's dependencies anew into requirements.txt
+	@$(PYTHON) tools/lock.py
+
+clean: ## remove what was built, not the environment
+	rm -rf _build build dist screenshots *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find chapters kvcache tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment, too
+	rm -rf .venv
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v else f"Python {v[0]}.{v[1]} is too old: use 3.11 or newer, make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.book: .venv/.python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.test: .venv/.book tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/requirements-nodeps.txt
+	$(BIN)/python tools/browser.py
+	@touch $@

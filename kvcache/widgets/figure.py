@@ -1,0 +1,39 @@
+"""What every widget shares: its modules, its style, and the still picture beside it."""
+
+import re
+from pathlib import Path
+
+import anywidget
+import traitlets
+from IPython.display import HTML, display
+
+FOLDER = Path(__file__).parent
+IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";$', re.MULTILINE)
+
+
+def module_text(name):
+    """An ES module of this folder, with the modules that it imports from here put in their place.
+
+    A widget travels as one text, without files beside it, so that it also works in a saved page.
+    """
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    return IMPORT.sub(lambda found: re.sub("(?m)^export ", "", module_text(found[1])), text)
+
+
+class Figure(anywidget.AnyWidget):
+    """A widget that shows `data` and needs no kernel: all interaction runs in the browser.
+
+    A subclass sets `_esm` with `module_text`, fills `data`, and draws itself once in `still`.
+    """
+
+    _css = (FOLDER / "figure.css").read_text(encoding="utf-8")
+    data = traitlets.Dict().tag(sync=True)
+
+    def still(self):
+        """SVG of a telling state, for readers without JavaScript and for print."""
+        raise NotImplementedError
+
+    def _ipython_display_(self, **_):
+        bundle, metadata = self._repr_mimebundle_()
+        display(bundle, metadata=metadata, raw=True)
+        display(HTML(f'<noscript data-still-of="{self.model_id}">{self.still()}</noscript>'))
