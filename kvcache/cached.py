@@ -90,9 +90,8 @@ class GPTModel(nn.Module):
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
         self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
         self.drop_emb = nn.Dropout(cfg.drop_rate)
-        self.trf_blocks = nn.ModuleList(  # CACHE 4
-            [TransformerBlock(cfg) for _ in range(cfg.n_layers)]  # CACHE 4
-        )  # CACHE 4
+        blocks = [TransformerBlock(cfg) for _ in range(cfg.n_layers)]
+        self.trf_blocks = nn.ModuleList(blocks)  # CACHE 4
         self.final_norm = LayerNorm(cfg.emb_dim)
         self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
         self.current_pos = 0  # CACHE 4

@@ -2,6 +2,8 @@
 
 import torch
 
+from .config import GPTConfig
+
 
 def generate(model, token_ids, max_new_tokens, use_cache=False, **sampling):
     """Continue each row of `token_ids` by `max_new_tokens` tokens.
@@ -30,15 +32,17 @@ def stream(
     Raises TypeError or ValueError, before any work, for token ids that the model cannot take,
     for a text longer than the context length, and for settings that make no sense.
     """
+    if not isinstance(getattr(model, "cfg", None), GPTConfig):
+        raise TypeError(
+            f"cannot generate with a {type(model).__name__}; pass a GPTModel of kvcache."
+        )
     model.cfg.check_token_ids(token_ids, model.out_head.weight.device)
     n_tokens, limit = token_ids.shape[1], model.cfg.context_length
     if type(max_new_tokens) is not int or max_new_tokens < 0:
-        raise ValueError(
-            f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, 0 or more."
-        )
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; choose a whole number, 0 or more.")
     if n_tokens + max_new_tokens > limit:
         raise ValueError(
-            f"a prompt of {n_tokens} tokens + {max_new_tokens} new tokens are more than the context "
+            f"a prompt of {n_tokens} tokens + {max_new_tokens} new tokens exceed the context "
             f"length of {limit}; ask for at most {limit - n_tokens}, or shorten the prompt."
         )
     if use_cache and not hasattr(model, "reset_kv_cache"):
@@ -53,11 +57,11 @@ def stream(
             f"top_k is {top_k} with temperature {temperature}; choose 1 to "
             f"{model.cfg.vocab_size} and a temperature above 0, or leave top_k out."
         )
-    return _tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator)
+    return next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator)
 
 
 @torch.no_grad()
-def _tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator):
+def next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator):
     was_training = model.training
     model.eval()
     try:
@@ -65,9 +69,7 @@ def _tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, gen
             model.reset_kv_cache()
         step_input = token_ids  # prefill: the whole prompt
         for _ in range(max_new_tokens):
-            logits = model(
-                step_input, use_cache=use_cache, last_only=True
-            )  # (batch, 1, vocab_size)
+            logits = model(step_input, use_cache, last_only=True)  # (batch, 1, vocab_size)
             next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
             yield next_token
             token_ids = torch.cat([token_ids, next_token], dim=1)

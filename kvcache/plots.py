@@ -92,7 +92,9 @@ def tokens_per_second(timings):
         figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(timings)))
         for row, (rate, style) in enumerate(zip(rates, BARS, strict=False)):
             axes.barh(row, rate, height=0.6, linewidth=2, **style)
-            axes.text(rate, row, f" {rate:.1f}", va="center")
+            axes.annotate(
+                f"{rate:.1f}", (rate, row), (6, 0), textcoords="offset points", va="center"
+            )
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.set_xlabel("tokens per second")

@@ -1,5 +1,6 @@
 """Fair timing: warm-up, repeats, medians, and a device that has really finished."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -27,12 +28,12 @@ class Timing:
     @property
     def per_token(self):
         """Seconds for each new token, (n_new_tokens,): the median of the repeats."""
-        return self.seconds.median(dim=0).values
+        return self.seconds.quantile(0.5, dim=0)
 
     @property
     def total(self):
         """Seconds for the whole generation: the median of the repeats."""
-        return self.seconds.sum(dim=1).median().item()
+        return self.seconds.sum(dim=1).quantile(0.5).item()
 
     @property
     def tokens_per_second(self):
@@ -45,8 +46,8 @@ class Timing:
 
     @property
     def time_per_output_token(self):
-        """Seconds for each later token: the median over the decode steps."""
-        return self.per_token[1:].median().item()
+        """Seconds for each later token: the median over the decode steps, nan if there are none."""
+        return self.per_token[1:].quantile(0.5).item() if len(self.per_token) > 1 else math.nan
 
 
 def time_generation(
@@ -57,8 +58,9 @@ def time_generation(
     repeats  how often the whole generation is timed, at least 1
     warmup   tokens generated before, untimed: the first passes set up memory and threads
     """
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; time at least 1 generation.")
+    for name, count in (("max_new_tokens", max_new_tokens), ("repeats", repeats)):
+        if type(count) is not int or count < 1:
+            raise ValueError(f"{name} is {count!r}; timing needs a whole number of at least 1.")
     for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache):
         pass
     seconds = torch.zeros(repeats, max_new_tokens, dtype=torch.float64)
@@ -94,7 +96,7 @@ def median_seconds(work, repeats=7):
 
 
 def memory_bandwidth():
-    """Bytes per second at which this CPU streams a 400 MB float32 matrix in a matrix-vector product."""
+    """Bytes per second at which this CPU streams a matrix of 400 MB times a vector, in float32."""
     matrix, vector = torch.rand(10_000, 10_000), torch.rand(10_000)
     return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector)
 

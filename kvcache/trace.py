@@ -6,6 +6,8 @@ import torch
 
 from .generate import stream
 
+KINDS = ("new", "recomputed", "reused")
+
 
 @dataclass(frozen=True)
 class LayerStep:
@@ -39,10 +41,9 @@ class Trace:
 
         layer  one layer only; None adds up all layers
         """
-        names = ("new", "recomputed", "reused")
         chosen = [step if layer is None else [step[layer]] for step in self.steps]
         return [
-            {name: sum(len(getattr(at, name)) for at in step) for name in names} for step in chosen
+            {kind: sum(len(getattr(at, kind)) for at in step) for kind in KINDS} for step in chosen
         ]
 
 
@@ -54,69 +55,63 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
 
     Raises TypeError for a model that is not one of the book's, and what `stream` raises.
     """
-    layers = _attention_layers(model)
+    try:
+        layers = [block.att for block in model.trf_blocks]
+        projections = [(layer.W_key, layer.W_value) for layer in layers]
+    except (AttributeError, TypeError):
+        raise TypeError(
+            f"trace cannot look into a {type(model).__name__}: it needs a model with "
+            "trf_blocks[i].att.W_key and .W_value, such as baseline.GPTModel or cached.GPTModel."
+        ) from None
     tokens = stream(model, token_ids, max_new_tokens, use_cache)
     if token_ids.shape[0] != 1:
-        raise ValueError(
-            f"the batch size is {token_ids.shape[0]}; trace one sequence: token_ids[:1]."
-        )
-    projected = {}  # what W_key and W_value computed in the latest forward pass
+        raise ValueError(f"the batch size is {token_ids.shape[0]}; trace one: token_ids[:1].")
+
+    outputs = {}  # what each projection computed since the last step
     handles = [
-        projection.register_forward_hook(
-            lambda _module, _args, output, place=place: projected.update({place: output})
+        linear.register_forward_hook(
+            lambda linear, _, out: outputs.setdefault(linear, []).append(out)
         )
-        for number, attention in enumerate(layers)
-        for place, projection in (
-            ((number, "k"), attention.W_key),
-            ((number, "v"), attention.W_value),
-        )
+        for pair in projections
+        for linear in pair
     ]
     seen = [set() for _ in layers]
-    steps, all_ids = [], token_ids[0].tolist()
+    all_ids, steps = token_ids[0].tolist(), []
     try:
         for next_token in tokens:
+            all_ids.append(next_token.item())
             steps.append(
                 [
-                    _observe(attention, projected, number, seen[number], use_cache, vectors)
-                    for number, attention in enumerate(layers)
+                    _observe(*at, outputs, use_cache, vectors)
+                    for at in zip(layers, seen, strict=True)
                 ]
             )
-            all_ids.append(next_token.item())
+            outputs.clear()
     finally:
         for handle in handles:
             handle.remove()
     return Trace(all_ids, token_ids.shape[1], use_cache, steps)
 
 
-def _attention_layers(model):
-    try:
-        layers = [block.att for block in model.trf_blocks]
-        for attention in layers:
-            attention.W_key, attention.W_value  # noqa: B018  (AttributeError if it has none)
-    except (AttributeError, TypeError):
-        raise TypeError(
-            f"trace cannot look into a {type(model).__name__}: it needs a model with "
-            "trf_blocks[i].att.W_key and .W_value, such as baseline.GPTModel or cached.GPTModel."
-        ) from None
-    return layers
-
-
-def _observe(attention, projected, number, seen, use_cache, vectors):
-    keys, values = (projected[number, "k"], projected[number, "v"])  # (1, n_computed, emb_dim)
-    n_computed = keys.shape[1]
+def _observe(attention, seen, outputs, use_cache, vectors):
+    computed = [outputs[linear] for linear in (attention.W_key, attention.W_value)]
+    if any(len(calls) != 1 for calls in computed):
+        raise RuntimeError(
+            f"one step computed keys and values {max(map(len, computed))} times; "
+            "a trace can tell their positions only if each layer does it once."
+        )
+    keys, values = (calls[0].unflatten(-1, (attention.n_heads, -1)) for calls in computed)
+    n_computed = keys.shape[1]  # keys, values: (1, n_computed, n_heads, head_dim)
     if use_cache:
-        keys, values = (attention.cache_k, attention.cache_v)  # (1, n_heads, n_positions, head_dim)
-        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    else:
-        keys, values = (x.unflatten(-1, (attention.n_heads, -1)) for x in (keys, values))
+        keys, values = attention.cache_k.transpose(1, 2), attention.cache_v.transpose(1, 2)
     n_reused = keys.shape[1] - n_computed
-    computed = range(n_reused, keys.shape[1])
-    observed = LayerStep(
-        new=[position for position in computed if position not in seen],
-        recomputed=[position for position in computed if position in seen],
+    positions = range(n_reused, keys.shape[1])
+    step = LayerStep(
+        new=[position for position in positions if position not in seen],
+        recomputed=[position for position in positions if position in seen],
         reused=list(range(n_reused)),
         keys=keys[0].clone() if vectors else None,
         values=values[0].clone() if vectors else None,
     )
-    seen.update(computed)
-    return observed
+    seen.update(positions)
+    return step

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 REPORTS = BUILD / "html" / "reports"
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
 NOTEBOOK = re.compile(
     r"(?P<path>\S+\.ipynb): (?P<event>Executing|Executed|Using cached)(?P<rest>.*)"
 )
@@ -45,9 +46,10 @@ def forget_outdated():
 def run():
     """Run Jupyter Book; show which notebook runs, and every warning. Returns its exit status."""
     shutil.rmtree(REPORTS, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(ROOT), "-W", "-n", "--keep-going"]
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(ROOT), "-W", "-n", "--keep-going"]
     # No progress bars in the pages: they would stand there at 100 % for ever.
-    settings = {**os.environ, "TQDM_DISABLE": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    settings = {**os.environ, "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
     with (
         (BUILD / "build.log").open("w", encoding="utf-8") as log,
         subprocess.Popen(
@@ -60,19 +62,20 @@ def run():
         ) as process,
     ):
         for line in process.stdout:
+            line = COLOUR.sub("", line)
             log.write(line)
             if found := NOTEBOOK.search(line):
                 name = os.path.relpath(found["path"], ROOT)
                 took = re.search(r"[\d.]+ seconds", found["rest"])
-                note = {"Executing": "running", "Executed": "done in", "Using cached": "unchanged"}
-                print(f"{note[found['event']]:>10} {took[0] if took else name}", flush=True)
+                event = {"Executing": "running", "Executed": "done in", "Using cached": "unchanged"}
+                print(f"{event[found['event']]:>10} {took[0] if took else name}", flush=True)
             elif re.search(r"\b(WARNING|ERROR)\b", line) and "IPKernelApp" not in line:
                 print(line.rstrip(), flush=True)
     return process.returncode
 
 
 def failed_cells():
-    """Yield notebook, number of the code cell, its id and the traceback, for each failed notebook."""
+    """Yield notebook, number of the code cell, its id and the traceback of each failure."""
     for report in sorted(REPORTS.rglob("*.log")):
         text = report.read_text(encoding="utf-8")
         name = report.relative_to(REPORTS).as_posix().split(".")[0] + ".ipynb"
@@ -93,7 +96,9 @@ def main():
         print(f"\n{name}, code cell {number} (id {cell_id}) failed:\n{traceback}")
         status = status or 1
     if status:
-        print(f"The book was not built. The whole log: {BUILD / 'build.log'}")
+        log = BUILD / "build.log"
+        print(*log.read_text(encoding="utf-8").splitlines()[-5:], sep="\n")
+        print(f"The book was not built. The whole log: {log}")
     else:
         print(f"The book lies in {BUILD / 'html' / 'index.html'}")
     return status

@@ -170,7 +170,9 @@ function inWords(panels, layer, step) {
   });
   const { tokens, marks } = panels[0];
   const read = marks[0][Math.min(step, marks[0].length) - 1].length;
-  return `Step ${step} has the text ${tokens.slice(0, read).join("")} and writes ${tokens[read]}. ${parts.join(" ")}`;
+  const text = tokens.slice(0, read).join("").replaceAll("␣", " ");
+  const written = tokens[read].replaceAll("␣", " ");
+  return `Step ${step} has the text “${text}” and writes “${written}”. ${parts.join(" ")}`;
 }
 
 /** The key and the value behind one cell, and whether they equal those of the step before. */

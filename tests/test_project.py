@@ -1,0 +1,135 @@
+"""The project as a whole: one address, verified data, arrows that go one way, small files."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import NOTEBOOKS, ROOT
+
+from kvcache import data
+
+PACKAGE = ROOT / "kvcache"
+ORDER = [
+    ["config", "data"],
+    ["baseline", "tokenizer", "glue"],
+    ["cached"],
+    ["generate", "time_flies", "memory"],
+    ["trace", "timing"],
+    ["plots", "widgets"],
+]
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+
+
+def tracked():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_every_place_has_the_one_address():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import address
+
+    current = address.current_address()
+    name = current.removeprefix("https://github.com/")
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    assert f"url: {current}" in config
+    assert current in (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        text = path.read_text(encoding="utf-8")
+        assert f'git+{current}\\"' in text, path.name
+    # No place may hold an address of the same kind that is not the current one.
+    for path in address.places():
+        for found in re.findall(r"git\+https://github\.com/([\w.-]+/[\w.-]+)", path.read_text()):
+            assert found == name, path.name
+
+
+def test_one_command_changes_the_address_everywhere(tmp_path):
+    import shutil
+
+    for path in tracked():
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    old = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    new = "https://github.com/someone/her-book"
+    command = [sys.executable, str(tmp_path / "tools" / "address.py"), new]
+    subprocess.run(command, check=True, capture_output=True)
+    name = old.removeprefix("https://github.com/")
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and name.encode() in p.read_bytes()]
+    assert not left
+    assert new in (tmp_path / "chapters" / "00-intro.ipynb").read_text(encoding="utf-8")
+    refused = subprocess.run([*command[:2], "ftp://x"], capture_output=True, text=True)
+    assert refused.returncode
+    assert "ftp://x" in refused.stderr
+
+
+def test_data_files_have_their_hashes_and_their_origin():
+    names = {path.name for path in data.FOLDER.iterdir() if path.suffix in data.SUFFIXES}
+    assert set(data.hashes()) == names
+    notice = (data.FOLDER / "NOTICE.md").read_text(encoding="utf-8")
+    for name in names:
+        data.checked_path(name)
+        assert f"`{name}`" in notice
+    # What tiktoken itself asks of GPT-2's two files.
+    assert data.hashes()["vocab.bpe"].startswith("1ce1664773c5")
+    assert data.hashes()["encoder.json"].startswith("196139668be6")
+
+
+def test_arrows_go_one_way():
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    target = name.split(".")[0]
+                    inside = node.level == 1 and len(path.relative_to(PACKAGE).parts) > 1
+                    if not inside:
+                        assert LEVEL[target] < LEVEL[room], f"{room} imports {target}"
+
+
+def test_the_package_stays_small_enough_to_read():
+    """Lines of code and comments, without blank ones."""
+    count = sum(
+        bool(line.strip()) for path in PACKAGE.rglob("*.py") for line in path.open(encoding="utf-8")
+    )
+    assert count <= 1000
+
+
+def test_javascript_and_css_stay_small():
+    files = [
+        *PACKAGE.rglob("*.js"),
+        *PACKAGE.rglob("*.css"),
+        *(ROOT / "chapters/_static").glob("*.*s"),
+    ]
+    assert sum(path.stat().st_size for path in files) <= 60_000
+
+
+def test_the_repository_stays_small():
+    assert sum(path.stat().st_size for path in tracked()) < 15_000_000
+
+
+def test_make_alone_lists_the_commands():
+    listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True)
+    for name in ("book", "serve", "lab", "test", "bench", "clean", "distclean"):
+        assert re.search(rf"^make {name}\s+\w", listed.stdout, re.MULTILINE)
+
+
+def test_requirements_are_pinned_and_the_package_has_only_lower_bounds():
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        assert re.match(r"[\w.-]+==[\w.]+( ; .+)?$", line), line
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement)

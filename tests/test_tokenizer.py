@@ -1,0 +1,52 @@
+"""The packaged GPT-2 encoding: tiktoken's own, offline, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+
+import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvcache import load_tokenizer
+from kvcache.tokenizer import token_label
+
+
+def test_the_words_of_the_story_are_one_token_each(tokenizer):
+    assert tokenizer.encode("Time flies fast") == [7575, 17607, 3049]
+    assert isinstance(tokenizer, tiktoken.Encoding)
+    assert tokenizer.n_vocab == 50257
+    assert tokenizer.encode("<|endoftext|>", allowed_special="all") == [50256]
+
+
+@given(st.text())
+def test_any_text_comes_back(text):
+    tokenizer = load_tokenizer()
+    assert tokenizer.decode(tokenizer.encode(text, disallowed_special=())) == text
+
+
+def test_no_network_and_no_files_in_the_readers_cache(tmp_path):
+    """With every connection refused, and the cache folders of tiktoken under watch."""
+    code = (
+        "import socket\n"
+        "def refuse(*_, **__): raise AssertionError('a network connection was tried')\n"
+        "socket.socket.connect = refuse\n"
+        "from kvcache import load_tokenizer\n"
+        "print(load_tokenizer().encode('Time flies fast'))\n"
+        "import os; print(os.environ['TIKTOKEN_CACHE_DIR'])\n"
+    )
+    theirs, temporary = tmp_path / "theirs", tmp_path / "temporary"
+    theirs.mkdir(), temporary.mkdir()
+    env = {**os.environ, "TIKTOKEN_CACHE_DIR": str(theirs), "TMPDIR": str(temporary)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["[7575, 17607, 3049]", str(theirs)]
+    assert not list(theirs.iterdir())
+    assert not list(temporary.rglob("*data-gym*"))
+
+
+def test_labels_show_spaces_line_ends_and_broken_characters(tokenizer):
+    assert token_label(tokenizer.encode(" flies")[0]) == "␣flies"
+    assert token_label(tokenizer.encode("\n")[0]) == "↵"
+    broken = [token_label(token_id) for token_id in tokenizer.encode("🦋")]
+    assert all(label.startswith("\\x") for label in broken[1:])
