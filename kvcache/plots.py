@@ -18,7 +18,6 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 2,
     "svg.fonttype": "none",
-    "svg.hashsalt": "kvcache",
     "text.color": TEXT,
     "xtick.color": TEXT,
     "ytick.color": TEXT,
@@ -48,12 +47,14 @@ class Plot:
 
     def _repr_html_(self):
         text = io.StringIO()
-        with plt.rc_context(STYLE):
+        # The salt makes the names inside one picture differ from those of every other on the page.
+        with plt.rc_context({**STYLE, "svg.hashsalt": self.description}):
             self.figure.savefig(text, format="svg", transparent=True, bbox_inches="tight")
         svg = text.getvalue()
         svg = re.sub("<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         label = html.escape(self.description)
         svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
         return f'<div style="max-width: 42em">{svg.replace(TEXT, "currentColor")}</div>'
 

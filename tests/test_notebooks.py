@@ -153,7 +153,7 @@ def test_the_page_has_outputs_and_no_error(name):
     assert 'class="cell_output' in page
     assert "Traceback" not in page
     assert "{glue:" not in page
-    assert "ename" not in page
+    assert "nboutput-error" not in page
 
 
 def test_the_headline_speed_up_holds():

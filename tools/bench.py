@@ -1,7 +1,8 @@
 """Prints the speed table: the 124M shape, 200 new tokens, on this machine, all in one run.
 
-Three ways to generate, after a prompt of 4 tokens (the setting of the sources) and of 64. The
-first computes the logits of all positions, as the sources' baseline does; ours only the last ones.
+Three ways to generate, after a prompt of 4 tokens (the setting of the sources) and after one of 64.
+The first computes the logits of every position in every step, as the sources' baseline does; our
+baseline computes those of the last position only.
 """
 
 import torch
@@ -20,52 +21,50 @@ class AllLogits(baseline.GPTModel):
         return super().forward(token_ids, use_cache, last_only=False)
 
 
-def models():
-    """(name, model, use_cache) of each row; all models share their weights."""
+def all_models(cfg):
+    """The model of each row; they share their weights."""
     torch.manual_seed(123)
-    plain = baseline.GPTModel(GPT2_124M)
-    rows = [("baseline, all logits", AllLogits(GPT2_124M), False)]
-    rows += [("baseline", plain, False), ("cached", cached.GPTModel(GPT2_124M), True)]
-    for _, model, _ in rows:
+    plain = baseline.GPTModel(cfg)
+    models = [AllLogits(cfg), plain, cached.GPTModel(cfg)]
+    for model in models:
         model.load_state_dict(plain.state_dict(), assign=True)
-    return rows
+    return models
+
+
+def limit_share(cfg, timing, bandwidth):
+    """Share of what the bandwidth allows a decode step: weights and cache, each read once."""
+    weights = 4 * (cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.emb_dim * cfg.vocab_size)
+    cache = kv_cache_bytes(cfg, timing.n_prompt + N_NEW // 2)
+    return (weights + cache) / bandwidth / timing.time_per_output_token
 
 
 def main():
-    bandwidth = memory_bandwidth()
-    cfg, threads = GPT2_124M, torch.get_num_threads()
-    weights = 4 * (cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.emb_dim * cfg.vocab_size)
-    print(f"GPT-2 124M shape, float32, batch 1, {N_NEW} new tokens, CPU with {threads} threads")
-    print(f"memory bandwidth {bandwidth / 1e9:.1f} GB/s\n")
-    print(
-        f"{'prompt':>6}  {'model':21}{'tokens/s':>9}{'ratio':>7}{'first':>9}{'later':>9}{'limit':>7}"
-    )
-    rows = models()
+    cfg, bandwidth = GPT2_124M, memory_bandwidth()
+    print(f"the 124M shape, float32, batch 1, {N_NEW} new tokens")
+    print(f"CPU with {torch.get_num_threads()} threads, {bandwidth / 1e9:.1f} GB/s from memory")
+    models = all_models(cfg)
+    labels = ["baseline, all logits", "baseline", "cached"]
     for n_prompt in (4, 64):
         prompt = torch.randint(cfg.vocab_size, (1, n_prompt))
-        texts, reference = [], None
-        for name, model, use_cache in rows:
-            timing = time_generation(model, prompt, N_NEW, use_cache, label=name, repeats=1)
-            texts.append(timing.token_ids)
-            if name == "baseline":
-                reference = timing
-            cache = kv_cache_bytes(cfg, n_prompt + N_NEW // 2)
-            share = (weights + cache) / bandwidth / timing.time_per_output_token
-            ratio = f"{reference.total / timing.total:.1f}" if reference else ""
+        published, plain, fast = timings = [
+            time_generation(model, prompt, N_NEW, label == "cached", label, repeats=1)
+            for label, model in zip(labels, models, strict=True)
+        ]
+        print(f"\nprompt of {n_prompt:2}          tokens/s   ratio   first token   later tokens")
+        for timing in timings:
+            first, later = timing.time_to_first_token, timing.time_per_output_token
             print(
-                f"{n_prompt:6}  {name:21}{timing.tokens_per_second:9.1f}{ratio:>7}"
-                f"{1000 * timing.time_to_first_token:6.0f} ms"
-                f"{1000 * timing.time_per_output_token:6.0f} ms"
-                + (f"{share:7.0%}" if use_cache else ""),
-                flush=True,
+                f"{timing.label:21}{timing.tokens_per_second:8.1f}"
+                f"{plain.total / timing.total:8.2f}{1000 * first:11.1f} ms{1000 * later:12.1f} ms"
             )
-            if name == "baseline, all logits":
-                published = timing
-        same = all(torch.equal(text, texts[0]) for text in texts)
+        same = all(torch.equal(timing.token_ids, fast.token_ids) for timing in timings)
+        print(f"the same text: {'yes' if same else 'NO'}")
         print(
-            f"        the same text: {'yes' if same else 'NO'}; cached is "
-            f"{published.total / timing.total:.1f} times as fast as the sources' kind of baseline, "
-            f"{reference.total / timing.total:.1f} times as fast as ours\n"
+            f"cached is {published.total / fast.total:.1f} times as fast as the sources' baseline,"
+        )
+        print(f"          {plain.total / fast.total:.1f} times as fast as ours;")
+        print(
+            f"a decode step reaches {limit_share(cfg, fast, bandwidth):.0%} of the bandwidth limit"
         )
 
 

@@ -1,8 +1,8 @@
 """Sphinx extension: what the book's pages need beyond Jupyter Book.
 
 Formulas become MathML while the book is built, so a page needs no script for them. thebe is taken
-out: it asks another host, and its second copy throws an error. Fonts are not preloaded: from
-file:// that is an error, too.
+out: it asks another host, and its second copy throws an error. Two details of the theme are mended
+in the pages: preloading a font is an error from file://, and the sidebar is no landmark.
 """
 
 import re
@@ -12,6 +12,8 @@ from docutils import nodes
 from latex2mathml.converter import convert
 
 FONT_PRELOAD = re.compile(r'<link rel="preload" as="font"[^>]*>\s*')
+SIDEBAR = '<div class="bd-sidebar-primary bd-sidebar">'
+LANDMARK = '<div class="bd-sidebar-primary bd-sidebar" role="complementary" aria-label="The book">'
 
 
 def inline_math(writer, node):
@@ -33,13 +35,14 @@ def take_out_thebe(app, config):
     app.registry.css_files[:] = [file for file in app.registry.css_files if "thebe" not in file[0]]
 
 
-def take_out_font_preloads(app, exception):
+def mend_pages(app, exception):
     if exception or app.builder.format != "html":
         return
     for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        if FONT_PRELOAD.search(text):
-            page.write_text(FONT_PRELOAD.sub("", text), encoding="utf-8")
+        before = page.read_text(encoding="utf-8")
+        after = FONT_PRELOAD.sub("", before).replace(SIDEBAR, LANDMARK)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
 
 
 def setup(app):
@@ -47,5 +50,5 @@ def setup(app):
         "mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None)
     )
     app.connect("config-inited", take_out_thebe)
-    app.connect("build-finished", take_out_font_preloads)
+    app.connect("build-finished", mend_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

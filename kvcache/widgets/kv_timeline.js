@@ -179,7 +179,7 @@ function inWords(panels, layer, step) {
 function describe(panel, layer, step, position) {
   const now = vectorsAt(panel, layer, step, position);
   const word = WORD[panel.marks[layer][step - 1][position]];
-  const title = make("h4", {},
+  const title = make("p", { class: "tff-title" },
     `${panel.title}, step ${step}, layer ${layer + 1}, token ${position + 1} `,
     make("q", {}, panel.tokens[position]), `: ${word}`);
   if (!now) return [title, make("p", {}, "The vectors of this generation were not kept.")];
