@@ -13,7 +13,7 @@ FIRST = "Time flies fast, and a cache keeps what was already computed."
 
 @pytest.mark.parametrize("use_cache", [False, True])
 def test_time_flies_fast(trained, tokenizer, encode, use_cache):
-    out = generate(trained[use_cache], encode("Time"), 11, use_cache=use_cache)
+    out = generate(trained[use_cache], encode("Time"), 12, use_cache=use_cache)
     assert [tokenizer.decode([token]) for token in out[0, :3].tolist()] == [
         "Time",
         " flies",
@@ -25,7 +25,7 @@ def test_time_flies_fast(trained, tokenizer, encode, use_cache):
 def test_it_knows_every_sentence_by_heart(trained, tokenizer, encode):
     for text in time_flies.training_texts()[:36]:
         expected = tokenizer.encode(text)[:60]
-        out = generate(trained[1], torch.tensor([expected[:3]]), 57, use_cache=True)
+        out = generate(trained[1], torch.tensor([expected[:5]]), 55, use_cache=True)
         right = sum(a == b for a, b in zip(out[0].tolist(), expected, strict=True))
         assert right == 60, tokenizer.decode(out[0].tolist())
 
@@ -51,5 +51,5 @@ def test_training_makes_it_again(tmp_path, encode, tokenizer):
     time_flies.save(*time_flies.train(), path)
     model = time_flies.from_checkpoint(path)
     assert (
-        tokenizer.decode(generate(model, encode("Time"), 11, use_cache=True)[0].tolist()) == FIRST
+        tokenizer.decode(generate(model, encode("Time"), 12, use_cache=True)[0].tolist()) == FIRST
     )

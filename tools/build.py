@@ -1,7 +1,8 @@
 """Builds the book: runs the notebooks that changed, then writes the HTML. Warnings are errors.
 
 Executed notebooks are kept in _build/.jupyter_cache, by the content of their cells. A change of
-kvcache/ or of the pinned packages changes what every notebook does, so it empties that store.
+kvcache/ or of the pinned packages changes what every notebook does, so it empties that store. A
+change of the style or the settings makes all pages anew, from the executed notebooks.
 """
 
 import hashlib
@@ -22,25 +23,30 @@ NOTEBOOK = re.compile(
 )
 
 
-def environment_digest():
-    """One hash for everything outside a notebook that its outputs depend on."""
-    digest = hashlib.sha256(sys.version.encode())
-    files = [ROOT / "requirements.txt", *sorted((ROOT / "kvcache").rglob("*"))]
-    for path in files:
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+def digest(*places):
+    """One hash for the content of files, and of all files below folders."""
+    found = hashlib.sha256(sys.version.encode())
+    for place in places:
+        for path in sorted((ROOT / place).rglob("*")) or [ROOT / place]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def forget_outdated():
-    """Drop executed notebooks and parsed pages that an older kvcache/ made."""
-    digest, stamp = environment_digest(), BUILD / ".environment"
-    if stamp.is_file() and stamp.read_text() == digest:
-        return
-    for folder in (".jupyter_cache", ".doctrees"):
-        shutil.rmtree(BUILD / folder, ignore_errors=True)
-    BUILD.mkdir(exist_ok=True)
-    stamp.write_text(digest)
+    """Drop what was made under other conditions than today's."""
+    conditions = {
+        ".jupyter_cache": digest("kvcache", "requirements.txt"),
+        ".doctrees": digest(
+            "kvcache", "requirements.txt", "chapters/_static", "tools", "_config.yml"
+        ),
+    }
+    for folder, current in conditions.items():
+        stamp = BUILD / f"{folder}.made-under"
+        if not stamp.is_file() or stamp.read_text() != current:
+            shutil.rmtree(BUILD / folder, ignore_errors=True)
+            BUILD.mkdir(exist_ok=True)
+            stamp.write_text(current)
 
 
 def run():
