@@ -51,14 +51,20 @@ def attend(queries, keys, values, mask, dropout):
     """
     scores = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
     scores = scores.masked_fill(mask, -torch.inf)  # (batch, n_heads, n_queries, n_keys)
-    weights = dropout(torch.softmax(scores, dim=-1))  # each row adds up to 1
+    weights = dropout(torch.softmax(scores, dim=-1))  # before dropout each row adds up to 1
     context = weights @ values  # (batch, n_heads, n_queries, head_dim)
     return context.transpose(1, 2).flatten(2)
 
 
+def causal_mask(n_tokens):
+    """(n_tokens, n_tokens), True at [i, j] where j comes after i: token i must not see token j."""
+    return torch.triu(torch.ones(n_tokens, n_tokens, dtype=torch.bool), diagonal=1)
+
+
 def keep_own_mask(attention, state_dict, prefix, *_):
     """The mask follows from the sizes: a checkpoint may carry one or leave it out."""
-    state_dict[prefix + "mask"] = attention.mask
+    device = state_dict.get(prefix + "W_key.weight", attention.mask).device
+    state_dict[prefix + "mask"] = causal_mask(len(attention.mask)).to(device)
 
 
 class MultiHeadAttention(nn.Module):
@@ -75,9 +81,7 @@ class MultiHeadAttention(nn.Module):
         self.W_value = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
         self.dropout = nn.Dropout(cfg.drop_rate)
-        # mask[i, j] is True where j comes after i: token i must not see token j.
-        n = cfg.context_length
-        self.register_buffer("mask", torch.triu(torch.ones(n, n, dtype=torch.bool), diagonal=1))
+        self.register_buffer("mask", causal_mask(cfg.context_length))
         self.register_load_state_dict_pre_hook(keep_own_mask)
 
     def forward(self, x):

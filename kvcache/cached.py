@@ -1,13 +1,13 @@
 """The GPT with a key/value cache: the classes of `baseline.py` after the five changes.
 
-Search for "CACHE" to find every line that differs; the number is that of the change:
+Search for "CACHE" to find every changed statement and new method; the number is the change's:
 1 buffers, 2 store or append, 3 reset, 4 positions and the way down, 5 generation (`generate.py`).
 """
 
 import torch
 from torch import nn
 
-from .baseline import FeedForward, LayerNorm, attend, keep_own_mask, split_heads
+from .baseline import FeedForward, LayerNorm, attend, causal_mask, keep_own_mask, split_heads
 
 
 class MultiHeadAttention(nn.Module):
@@ -25,9 +25,7 @@ class MultiHeadAttention(nn.Module):
         self.W_value = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
         self.dropout = nn.Dropout(cfg.drop_rate)
-        # mask[i, j] is True where j comes after i: token i must not see token j.
-        n = cfg.context_length
-        self.register_buffer("mask", torch.triu(torch.ones(n, n, dtype=torch.bool), diagonal=1))
+        self.register_buffer("mask", causal_mask(cfg.context_length))
         self.register_load_state_dict_pre_hook(keep_own_mask)
         # (batch, n_heads, n_cached, head_dim), or None while the cache is empty
         self.register_buffer("cache_k", None, persistent=False)  # CACHE 1

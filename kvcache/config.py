@@ -56,41 +56,34 @@ class GPTConfig:
         Raises TypeError for a wrong type, ValueError for a wrong shape, place or value.
         """
         if not isinstance(token_ids, torch.Tensor):
-            raise TypeError(
-                f"token_ids is a {type(token_ids).__name__}; "
-                "pass a tensor of shape (batch, n_tokens): torch.tensor([[id, id, ...]])."
-            )
-        if token_ids.dtype not in (torch.int64, torch.int32):
-            raise TypeError(
-                f"token_ids has dtype {token_ids.dtype}; it must be torch.int64: token_ids.long()."
-            )
+            kind = type(token_ids).__name__
+            raise TypeError(f"token_ids is a {kind}; pass a tensor: torch.tensor([[id, id, ...]]).")
+        dtype, shape = token_ids.dtype, tuple(token_ids.shape)
+        if dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"token_ids has dtype {dtype}, not torch.int64; use token_ids.long().")
         if token_ids.ndim != 2:
             raise ValueError(
-                f"token_ids has shape {tuple(token_ids.shape)}; it must have the two dimensions "
-                "(batch, n_tokens). For one sequence: token_ids.unsqueeze(0)."
+                f"token_ids has shape {shape}; it must have the two dimensions (batch, n_tokens). "
+                "For one sequence: token_ids.unsqueeze(0)."
             )
         if token_ids.numel() == 0:
-            raise ValueError(
-                f"token_ids is empty, its shape is {tuple(token_ids.shape)}; "
-                "the model needs at least 1 token to continue from."
-            )
+            raise ValueError(f"token_ids has shape {shape}: it is empty; pass at least 1 token.")
         if token_ids.device != device:
             raise ValueError(
                 f"token_ids is on {token_ids.device}, the model on {device}; "
                 f'move it: token_ids.to("{device}").'
             )
-        n_tokens = token_ids.shape[1]
-        if n_past + n_tokens > self.context_length:
+        total = n_past + shape[1]
+        if total > self.context_length:
             raise ValueError(
-                f"{n_past} earlier + {n_tokens} new tokens are {n_past + n_tokens} positions; the "
-                f"context length is {self.context_length}. Shorten the text, or reset the cache."
+                f"{n_past} earlier + {shape[1]} new tokens are {total}; the context length is "
+                f"{self.context_length}. Shorten the text, or reset the cache."
             )
         lowest, highest = token_ids.min().item(), token_ids.max().item()
         if lowest < 0 or highest >= self.vocab_size:
-            bad = lowest if lowest < 0 else highest
             raise ValueError(
-                f"token id {bad} is outside the vocabulary, 0 to {self.vocab_size - 1}; "
-                "use the tokenizer that belongs to this model."
+                f"token id {lowest if lowest < 0 else highest} is outside the vocabulary, 0 to "
+                f"{self.vocab_size - 1}; use the tokenizer that belongs to this model."
             )
 
 

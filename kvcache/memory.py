@@ -18,8 +18,3 @@ def measured_cache_bytes(model):
         cache for block in model.trf_blocks for cache in (block.att.cache_k, block.att.cache_v)
     ]
     return sum(cache.numel() * cache.element_size() for cache in caches if cache is not None)
-
-
-def weight_bytes(model):
-    """Bytes of a model's parameters; a tensor that is used twice counts once."""
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())

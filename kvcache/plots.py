@@ -2,6 +2,7 @@
 
 import html
 import io
+import itertools
 import re
 
 import matplotlib.pyplot as plt
@@ -60,10 +61,10 @@ class Plot:
 
 
 def lines(curves, xlabel, ylabel, description):
-    """Curves over a common axis. curves: {label: (x, y)}, in the order of LINES."""
+    """Curves over a common axis. curves: [(label, x, y), ...], in the order of LINES."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
-        for (label, (x, y)), style in zip(curves.items(), LINES, strict=False):
+        for (label, x, y), style in zip(curves, itertools.cycle(LINES), strict=False):
             axes.plot(x, y, label=label, **style)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_ylim(bottom=0)
@@ -73,10 +74,10 @@ def lines(curves, xlabel, ylabel, description):
 
 def time_per_token(timings):
     """Milliseconds for each new token against its position. Without a cache first, then with."""
-    curves = {}
+    curves = []
     for timing in timings:
         positions = range(timing.n_prompt, timing.n_prompt + len(timing.per_token))
-        curves[timing.label] = (positions, 1000 * timing.per_token)
+        curves.append((timing.label, positions, 1000 * timing.per_token))
     description = "Time per token against position. " + " ".join(
         f"{timing.label}: from {1000 * timing.per_token[0]:.0f} ms at the first new token "
         f"to {1000 * timing.per_token[-1]:.0f} ms at the last."
@@ -91,7 +92,7 @@ def tokens_per_second(timings):
     labels = [timing.label for timing in timings]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(timings)))
-        for row, (rate, style) in enumerate(zip(rates, BARS, strict=False)):
+        for row, (rate, style) in enumerate(zip(rates, itertools.cycle(BARS), strict=False)):
             axes.barh(row, rate, height=0.6, linewidth=2, **style)
             axes.annotate(
                 f"{rate:.1f}", (rate, row), (6, 0), textcoords="offset points", va="center"
@@ -105,9 +106,12 @@ def tokens_per_second(timings):
 
 def speed_up(without, cached):
     """How many times as fast the cached generation is, against the number of new tokens."""
+    lengths = len(without.per_token), len(cached.per_token)
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"the generations have {lengths} new tokens; time the same number twice.")
     ratio = without.per_token.cumsum(0) / cached.per_token.cumsum(0)  # (n_new_tokens,)
     figure = lines(
-        {"speed-up": (range(1, len(ratio) + 1), ratio)},
+        [("speed-up", range(1, len(ratio) + 1), ratio)],
         "new tokens generated",
         "times as fast with a cache",
         f"Speed-up against length: {ratio[0]:.1f} after the first new token, "

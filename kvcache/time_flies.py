@@ -37,8 +37,9 @@ def load(model_class=cached.GPTModel):
 def from_checkpoint(path, model_class=cached.GPTModel):
     """The model in a file that `train` and `save` made, in eval mode."""
     tensors = load_file(path)
-    embeddings = torch.zeros(TIME_FLIES.vocab_size, TIME_FLIES.emb_dim)
-    embeddings[tensors.pop("known_tokens")] = tensors["tok_emb.weight"]
+    known = tensors["tok_emb.weight"]  # (n_known, emb_dim)
+    embeddings = known.new_zeros(TIME_FLIES.vocab_size, TIME_FLIES.emb_dim)
+    embeddings[tensors.pop("known_tokens")] = known
     tensors["tok_emb.weight"] = tensors["out_head.weight"] = embeddings
     model = model_class(TIME_FLIES)
     model.load_state_dict(tensors)
@@ -98,7 +99,7 @@ def save(model, known_tokens, path):
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else data.FOLDER / CHECKPOINT
+    target = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else data.FOLDER / CHECKPOINT
     save(*train(), target)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, SHA-256 {data.sha256(target)}")
     if target.parent == data.FOLDER:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
-from .generate import stream
+from .generate import is_whole, stream
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def time_generation(
     warmup   tokens generated before, untimed: the first passes set up memory and threads
     """
     for name, count in (("max_new_tokens", max_new_tokens), ("repeats", repeats)):
-        if type(count) is not int or count < 1:
+        if not is_whole(count) or count < 1:
             raise ValueError(f"{name} is {count!r}; timing needs a whole number of at least 1.")
     for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache):
         pass
@@ -85,27 +85,29 @@ def synchronize(device):
         torch.accelerator.synchronize()
 
 
-def median_seconds(work, repeats=7):
-    """The median time of calling `work()`, after one call that is not timed."""
+def median_seconds(work, device, repeats=7):
+    """The median time of calling `work()` on a device, after one call that is not timed."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         work()
+        synchronize(torch.device(device))
         times.append(time.perf_counter() - start)
     return torch.tensor(times[1:]).median().item()
 
 
-def memory_bandwidth():
-    """Bytes per second at which this CPU streams a matrix of 400 MB times a vector, in float32."""
-    matrix, vector = torch.rand(10_000, 10_000), torch.rand(10_000)
-    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector)
+def memory_bandwidth(device="cpu"):
+    """Bytes per second that a device streams: a matrix of 400 MB times a vector, in float32."""
+    matrix, vector = torch.rand(10_000, 10_000, device=device), torch.rand(10_000, device=device)
+    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector, device)
 
 
-def arithmetic_rate(n_tokens=128):
-    """Floating-point operations per second of this CPU in the products that prefill consists of.
+def arithmetic_rate(device="cpu", n_tokens=128):
+    """Floating-point operations per second of a device in the products that prefill consists of.
 
     (n_tokens, 768) times (768, 3072), in float32, over matrices that together outgrow the caches.
     """
-    x, weights = torch.rand(n_tokens, 768), [torch.rand(768, 3072) for _ in range(24)]
-    seconds = median_seconds(lambda: [x @ weight for weight in weights])
+    x = torch.rand(n_tokens, 768, device=device)
+    weights = [torch.rand(768, 3072, device=device) for _ in range(24)]
+    seconds = median_seconds(lambda: [x @ weight for weight in weights], device)
     return len(weights) * 2 * n_tokens * 768 * 3072 / seconds

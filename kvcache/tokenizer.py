@@ -1,6 +1,7 @@
 """Text to token ids and back: the GPT-2 encoding of tiktoken, from packaged files, offline."""
 
 import os
+import threading
 from functools import cache
 from unittest import mock
 
@@ -9,6 +10,8 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from . import data
+
+LOCK = threading.Lock()
 
 
 @cache
@@ -19,7 +22,7 @@ def load_tokenizer():
     """
     vocab_bpe, encoder_json = (data.checked_path("vocab.bpe"), data.checked_path("encoder.json"))
     # An empty TIKTOKEN_CACHE_DIR keeps tiktoken from copying the files to the reader's own cache.
-    with mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):
+    with LOCK, mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):
         ranks = data_gym_to_mergeable_bpe_ranks(str(vocab_bpe), str(encoder_json))
     return tiktoken.Encoding(
         name="gpt2",
@@ -31,9 +34,13 @@ def load_tokenizer():
 
 
 def token_label(token_id):
-    """One token as a short visible text: spaces as ␣, line ends as ↵, broken characters as hex."""
-    token = load_tokenizer().decode_single_token_bytes(token_id)
+    """One token as a short visible text: ␣ is a space, ↵ a line end; the invisible is in hex."""
     try:
-        return token.decode().replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
-    except UnicodeDecodeError:
-        return "".join(f"\\x{byte:02x}" for byte in token)
+        text = (
+            load_tokenizer().decode_single_token_bytes(token_id).decode("utf-8", "backslashreplace")
+        )
+    except KeyError:
+        return f"#{token_id}"  # beyond the vocabulary of the tokenizer
+    text = token.decode("utf-8", "backslashreplace")
+    text = text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -94,11 +94,11 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
 
 
 def _observe(attention, seen, outputs, use_cache, vectors):
-    computed = [outputs[linear] for linear in (attention.W_key, attention.W_value)]
-    if any(len(calls) != 1 for calls in computed):
+    computed = [outputs.get(linear, []) for linear in (attention.W_key, attention.W_value)]
+    if any(len(calls) != 1 for calls in computed) or (use_cache and attention.cache_k is None):
         raise RuntimeError(
-            f"one step computed keys and values {max(map(len, computed))} times; "
-            "a trace can tell their positions only if each layer does it once."
+            f"one step computed keys and values {max(map(len, computed))} times; to trace it, each "
+            "layer must call W_key and W_value once, uncompiled, and store what it is to reuse."
         )
     keys, values = (calls[0].unflatten(-1, (attention.n_heads, -1)) for calls in computed)
     n_computed = keys.shape[1]  # keys, values: (1, n_computed, n_heads, head_dim)

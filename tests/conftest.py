@@ -2,16 +2,22 @@
 
 import functools
 import http.server
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from kvcache import GPTConfig, baseline, cached, load_tokenizer, time_flies
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import browser  # noqa: E402  (tools/ is no package)
+
 HTML = ROOT / "_build" / "html"
+BROWSER_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 
 SMALL = GPTConfig(
@@ -56,3 +62,12 @@ def server():
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with sync_playwright() as playwright:
+        found = browser.find()
+        running = playwright.chromium.launch(executable_path=found, args=BROWSER_ARGUMENTS)
+        yield running
+        running.close()

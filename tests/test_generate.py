@@ -1,5 +1,6 @@
 """Generation: greedy, streaming, sampling, and what it leaves behind."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, twins
@@ -42,6 +43,26 @@ def test_the_mode_is_restored_when_a_stream_is_left_early(models):
     next(tokens)
     tokens.close()
     assert model.training
+
+
+def test_each_module_gets_its_own_mode_back(models):
+    model = models[1].train()
+    model.drop_emb.eval()
+    generate(model, PROMPT, 2, use_cache=True)
+    assert model.training
+    assert not model.drop_emb.training
+
+
+def test_a_reader_who_switches_to_training_between_tokens_changes_nothing(models):
+    plain, caching = models
+    expected = generate(plain, PROMPT, 6)
+    for model, use_cache in ((plain, False), (caching, True)):
+        tokens = [token for token in stream(model, PROMPT, 6, use_cache) if model.train()]
+        assert torch.equal(torch.cat([PROMPT, *tokens], dim=1), expected)
+
+
+def test_numpy_counts_are_whole_numbers(models):
+    assert generate(models[0], PROMPT, np.int64(2)).shape == (2, 5)
 
 
 def test_gradients_stay_on_between_the_tokens_of_a_stream(models):
@@ -100,3 +121,6 @@ def test_top_k_draws_only_among_the_k_best():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.9]])
     drawn = {pick(logits, temperature=5.0, top_k=2).item() for _ in range(200)}
     assert drawn == {1, 3}
+    ties = torch.zeros(1, 40)
+    assert len({pick(ties, temperature=1.0, top_k=3).item() for _ in range(200)}) == 3
+    assert pick(logits, temperature=1e-42).item() == 1

@@ -54,7 +54,7 @@ def test_one_token_has_no_time_per_output_token():
 
 def test_median_seconds_leaves_out_the_first_call():
     calls = []
-    assert median_seconds(lambda: calls.append(1), repeats=3) >= 0
+    assert median_seconds(lambda: calls.append(1), "cpu", repeats=3) >= 0
     assert len(calls) == 4
 
 

@@ -85,6 +85,18 @@ def test_a_checkpoint_may_leave_out_the_masks():
     )
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_model_from_the_meta_device_gets_its_masks(assign):
+    plain, _ = twins()
+    with torch.device("meta"):
+        model = cached.GPTModel(SMALL)
+    if not assign:
+        model = model.to_empty(device="cpu")
+    model.load_state_dict(plain.state_dict(), assign=assign)
+    token_ids = torch.randint(SMALL.vocab_size, (1, 9))
+    torch.testing.assert_close(model.eval()(token_ids), plain(token_ids))
+
+
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @pytest.mark.parametrize("model_class", [baseline.GPTModel, cached.GPTModel])
 def test_the_sources_public_model_and_ours_share_checkpoints(model_class, qkv_bias):

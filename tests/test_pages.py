@@ -1,32 +1,18 @@
 """The built pages in a real browser: from a server and from disk, by mouse and by keyboard."""
 
 import json
-import sys
 from urllib.parse import urlparse
 
 import pytest
 import torch
 from conftest import HTML, NOTEBOOKS, ROOT
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from kvcache import trace
 from kvcache.widgets import KVTimeline
 
-sys.path.insert(0, str(ROOT / "tools"))
-import browser as browser_tool
-
 NAMES = [path.stem for path in NOTEBOOKS]
 WITH_TIMELINE = ["00-intro", "03-the-baseline", "04-five-changes"]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    with sync_playwright() as playwright:
-        found = browser_tool.find()
-        running = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

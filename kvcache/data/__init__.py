@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 SUFFIXES = {".bpe", ".json", ".safetensors", ".txt"}
 
 
@@ -12,12 +12,11 @@ def checked_path(name):
 
     Raises FileNotFoundError for a missing file, ValueError for a damaged one.
     """
-    path = FOLDER / name
     remedy = "install kvcache again (pip install --force-reinstall --no-deps ...)."
-    if not path.is_file():
-        raise FileNotFoundError(f"the data file {path} is missing; {remedy}")
-    expected = hashes()[name]
-    actual = sha256(path)
+    for path in (FOLDER / "SHA256SUMS", FOLDER / name):
+        if not path.is_file():
+            raise FileNotFoundError(f"the data file {path} is missing; {remedy}")
+    expected, actual = hashes().get(name), sha256(path)
     if actual != expected:
         raise ValueError(
             f"the data file {path} is damaged: its SHA-256 is {actual}, not {expected}; {remedy}"
@@ -33,7 +32,7 @@ def sha256(path):
 def hashes():
     """What SHA256SUMS says: file name -> SHA-256, as 64 hex digits."""
     lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
-    return {name: digest for digest, name in (line.split() for line in lines)}
+    return {line[66:]: line[:64] for line in lines}
 
 
 def write_hashes():

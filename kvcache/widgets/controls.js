@@ -43,8 +43,9 @@ export function stepControls({ count, step, onStep }) {
     slider.value = String(step);
     slider.setAttribute("aria-valuetext", `step ${step} of ${count}`);
     place.textContent = `step ${step} of ${count}`;
-    back.toggleAttribute("disabled", step === 1);
-    forward.toggleAttribute("disabled", step === count);
+    // Not "disabled": a disabled button would lose the keyboard's focus.
+    back.setAttribute("aria-disabled", String(step === 1));
+    forward.setAttribute("aria-disabled", String(step === count));
     onStep(step);
   }
   function move(by) { stop(); go(step + by); }

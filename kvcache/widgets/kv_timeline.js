@@ -14,7 +14,7 @@ import { announcer, guarded, make, stepControls } from "./controls.js";
 const WORD = { n: "new", c: "recomputed", r: "reused" };
 const MEANING = {
   n: "new: computed for the first time",
-  c: "recomputed: computed before, and again",
+  c: "recomputed: computed before, now computed again",
   r: "reused: read from the cache",
 };
 
@@ -76,7 +76,7 @@ function draw(panels, el) {
     speech.say(inWords(panels, layer, step));
     details.replaceChildren(...(chosen
       ? describe(chosen.grid.panel, layer, chosen.step, chosen.position)
-      : [make("p", {}, "Choose a cell to see its key and value.")]));
+      : [make("p", {}, "Choose a square to see its key and value.")]));
   }
   controls.go(count);
   return controls.stop;
@@ -150,7 +150,7 @@ function makeGrid(panel, on) {
         row.toggleAttribute("data-later", s + 1 > step);
       });
       counters.replaceChildren(
-        ...counter("computed", total.n + total.c), ...counter("reused", total.r),
+        make("span", {}, `K/V pairs in layer ${layer + 1}:`), ...counter("computed", total.n + total.c), ...counter("reused", total.r),
         ...counter("wasted", total.c));
     },
   };
@@ -164,12 +164,13 @@ function counter(name, value) {
 /** What the current step did, in a sentence for each panel. */
 function inWords(panels, layer, step) {
   const parts = panels.map((panel) => {
-    const row = panel.marks[layer][Math.min(step, panel.marks[layer].length) - 1];
+    const row = panel.marks[layer][step - 1];
+    if (!row) return `${panel.title}: finished.`;
     const counts = [..."ncr"].map((letter) => [row.split(letter).length - 1, WORD[letter]]);
     return `${panel.title}: ${counts.filter(([n]) => n).map((pair) => pair.join(" ")).join(", ")}.`;
   });
-  const { tokens, marks } = panels[0];
-  const read = marks[0][Math.min(step, marks[0].length) - 1].length;
+  const { tokens, marks } = panels.find((panel) => panel.marks[0].length >= step);
+  const read = marks[0][step - 1].length;
   const text = tokens.slice(0, read).join("").replaceAll("␣", " ");
   const written = tokens[read].replaceAll("␣", " ");
   return `Step ${step} has the text “${text}” and writes “${written}”. ${parts.join(" ")}`;

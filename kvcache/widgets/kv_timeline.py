@@ -26,6 +26,9 @@ class KVTimeline(Figure):
         for trace in traces:
             if not trace.steps:
                 raise ValueError("the trace has 0 steps; trace at least 1 new token.")
+            if len(trace.steps[0]) != len(traces[0].steps[0]):
+                counts = [len(each.steps[0]) for each in traces]
+                raise ValueError(f"the traces have {counts} layers; compare models of equal depth.")
         super().__init__(data={"panels": [_panel(trace) for trace in traces]}, **kwargs)
 
     def still(self):
