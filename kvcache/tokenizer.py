@@ -36,9 +36,7 @@ def load_tokenizer():
 def token_label(token_id):
     """One token as a short visible text: ␣ is a space, ↵ a line end; the invisible is in hex."""
     try:
-        text = (
-            load_tokenizer().decode_single_token_bytes(token_id).decode("utf-8", "backslashreplace")
-        )
+        token = load_tokenizer().decode_single_token_bytes(token_id)
     except KeyError:
         return f"#{token_id}"  # beyond the vocabulary of the tokenizer
     text = token.decode("utf-8", "backslashreplace")
