@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # PyTorch's CUDA builds ask for these themselves; pinned here, they would burden its CPU builds.
-CUDA = ("cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "lazy-importer", "triton")
+CUDA = ("cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "triton")
 NVIDIA = """
     cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse
     cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx
