@@ -101,7 +101,8 @@ def pick(logits, temperature=0.0, top_k=None, generator=None):
 def eval_mode(model):
     """Eval mode for one pass; every module gets back the mode that it had."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
