@@ -83,7 +83,7 @@ def run():
 def failed_cells():
     """Yield notebook, number of the code cell, its id and the traceback of each failure."""
     for report in sorted(REPORTS.rglob("*.log")):
-        text = report.read_text(encoding="utf-8")
+        text = COLOUR.sub("", report.read_text(encoding="utf-8"))
         name = report.relative_to(REPORTS).as_posix().split(".")[0] + ".ipynb"
         notebook = json.loads((ROOT / name).read_text(encoding="utf-8"))
         code_cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
