@@ -102,6 +102,13 @@ def check_counters(page, traces, step):
         assert counters(page, panel) == counted(observed, step)
 
 
+@pytest.mark.parametrize("name", ["00-intro", "04-five-changes"])
+def test_both_grids_stand_side_by_side_on_a_laptop(open_page, name):
+    left, right = (box.bounding_box() for box in open_page(name).locator(".tff-panel").all())
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+
 @pytest.mark.parametrize("where", ["server", "disk"])
 @pytest.mark.parametrize("name", ["00-intro", "04-five-changes"])
 def test_the_timeline_by_mouse(open_page, traces, name, where):
