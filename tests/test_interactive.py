@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
 
 # Versions in Google Colab, August 2026.
 COLAB = [
@@ -97,14 +97,36 @@ def jupyterlab(tmp_path):
         process.wait(20)
 
 
-def test_the_timeline_in_jupyterlab(chromium, jupyterlab):
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(f"{jupyterlab}/lab/tree/short.ipynb?reset")
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator(".lm-Menu-item", has_text=re.compile(r"^Run All Cells$")).click()
+def run_all_cells(page, address):
+    """Open the notebook and run it; returns the figure. Raises TimeoutError if nothing ran.
+
+    Until JupyterLab has connected the kernel, its menu takes the command and does nothing.
+    """
+    page.set_default_timeout(20_000)
+    page.goto(f"{address}/lab/tree/short.ipynb?reset")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    started = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+    for _ in range(6):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator(".lm-Menu-item", has_text=re.compile(r"^Run All Cells$")).click()
+        page.wait_for_timeout(3000)
+        if started.count():
+            break
     figure = page.locator(".tff")
-    figure.wait_for(timeout=120_000, state="attached")
+    figure.wait_for(timeout=60_000)
+    return figure
+
+
+def test_the_timeline_in_jupyterlab(chromium, jupyterlab):
+    for _ in range(4):  # JupyterLab itself does not always start a notebook's kernel
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        try:
+            figure = run_all_cells(page, jupyterlab)
+            break
+        except TimeoutError:
+            page.close()
+    else:
+        pytest.fail("JupyterLab did not run the notebook in 4 attempts")
     figure.scroll_into_view_if_needed()
     expect(figure.locator(".tff-place")).to_have_text("step 6 of 6")
     figure.get_by_label("Step back").click()
