@@ -5,10 +5,10 @@ BIN := .venv/bin
 HTML := _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab test bench train address lock clean distclean
+.PHONY: help book serve lab test bench budgets screenshots train address lock clean distclean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: .venv/.book ## run every notebook and build the HTML
 	@$(BIN)/python tools/build.py
@@ -28,6 +28,12 @@ test: .venv/.test ## build the book, then lint and run all tests
 
 bench: .venv/.book ## print the speed table of this machine
 	@$(BIN)/python tools/bench.py
+
+budgets: .venv/.test ## print what the figures weigh and how fast they are, beside their budgets
+	@$(BIN)/python tools/budgets.py
+
+screenshots: .venv/.test ## take a picture of every figure, light and dark, wide and narrow
+	@$(BIN)/python tools/screenshots.py
 
 train: .venv/.book ## train the small model again
 	@$(BIN)/python -m kvcache.time_flies

@@ -68,21 +68,23 @@ def stream(
 
 @torch.no_grad()
 def next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator):
-    if use_cache:
-        model.reset_kv_cache()
-    own_cache = None
-    step_input = token_ids  # prefill: the whole prompt
+    if use_cache:  # CACHE 5
+        model.reset_kv_cache()  # CACHE 5
+    own_cache = None  # CACHE 5: to notice others who use it
+    step_input = token_ids  # the whole prompt
     for _ in range(max_new_tokens):
-        if use_cache and model.trf_blocks[0].att.cache_k is not own_cache:
-            raise RuntimeError("another call used this model's cache; finish one stream first.")
+        if use_cache and model.trf_blocks[0].att.cache_k is not own_cache:  # CACHE 5
+            raise RuntimeError("another call used this cache; finish one stream first.")  # CACHE 5
         with eval_mode(model):
             logits = model(step_input, use_cache, last_only=True)  # (batch, 1, vocab_size)
-        if use_cache:
-            own_cache = model.trf_blocks[0].att.cache_k
+        if use_cache:  # CACHE 5
+            own_cache = model.trf_blocks[0].att.cache_k  # CACHE 5
         next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
         yield next_token
         token_ids = torch.cat([token_ids, next_token], dim=1)
-        step_input = next_token if use_cache else token_ids  # CACHE 5: decode
+        step_input = token_ids  # the whole text again
+        if use_cache:  # CACHE 5
+            step_input = next_token  # CACHE 5: decode
 
 
 def pick(logits, temperature=0.0, top_k=None, generator=None):

@@ -1,15 +1,142 @@
-"""How many bytes a cache takes: by the formula, and in the tensors."""
+"""How many bytes a cache takes: by the formula, in the tensors, and beside a model's weights."""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import NamedTuple
 
 import torch
+
+# Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
+BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "int8": 8, "int4": 4}
+
+
+def _check_whole(name, value):
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What decides the size of a model's cache and of its weights.
+
+    name            what its makers call it
+    n_layers        transformer blocks
+    n_heads         attention (query) heads
+    n_kv_heads      heads with a key and a value; each serves n_heads / n_kv_heads query heads
+    head_dim        numbers in the key, or in the value, of one head
+    n_parameters    weights, as stored: shared ones count once where the file holds them once
+    context_length  longest sequence that it is made for, in tokens
+    source          where the shape stands: an address
+
+    Raises ValueError for a shape that cannot be.
+    """
+
+    name: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_parameters: int
+    context_length: int
+    source: str = ""
+
+    def __post_init__(self):
+        sizes = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "n_parameters", "context_length")
+        for name in sizes:
+            _check_whole(name, getattr(self, name))
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
+                f"choose a divisor of {self.n_heads}."
+            )
+
+
+class GPU(NamedTuple):
+    """A GPU with the memory on its data sheet, a GB taken as 10**9 bytes.
+
+    What a driver reports differs by a few per cent, and some of it is never free.
+    """
+
+    name: str
+    memory_bytes: int
+    source: str
+
+
+HUB, ARXIV, NVIDIA = "https://huggingface.co/", "https://arxiv.org/abs/", "https://www.nvidia.com/"
+CONFIG, SHEETS = "/blob/main/config.json", NVIDIA + "content/dam/en-zz/Solutions/Data-Center/"
+LLAMA2 = f"{HUB}NousResearch/Llama-2-7b-hf{CONFIG}"  # a copy that asks for no account
+LLAMA3 = f"{ARXIV}2407.21783"
+A100 = f"{SHEETS}a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf"
+B200 = "https://docs.nvidia.com/dgx/dgxb200-user-guide/introduction-to-dgxb200.html"  # 1,440 GB / 8
+
+# fmt: off
+MODEL_SHAPES = (  # name, layers, heads, K/V heads, head size, parameters, context, source
+    ModelShape("Llama 3.1 8B", 32, 32, 8, 128, 8_030_261_248, 131_072, LLAMA3),
+    ModelShape("Llama 3.1 70B", 80, 64, 8, 128, 70_553_706_496, 131_072, LLAMA3),
+    ModelShape("Llama 3.1 405B", 126, 128, 8, 128, 405_853_388_800, 131_072, LLAMA3),
+    ModelShape("Llama 2 7B", 32, 32, 32, 128, 6_738_415_616, 4096, LLAMA2),
+    ModelShape("Qwen2.5 7B", 28, 28, 4, 128, 7_615_616_512, 131_072,
+               f"{HUB}Qwen/Qwen2.5-7B{CONFIG}"),
+    ModelShape("Falcon 7B", 32, 71, 1, 64, 7_217_189_760, 2048,  # multi_query: true
+               f"{HUB}tiiuae/falcon-7b{CONFIG}"),
+    ModelShape("SmolLM2-135M", 30, 9, 3, 64, 134_515_008, 8192,
+               f"{HUB}HuggingFaceTB/SmolLM2-135M{CONFIG}"),
+    ModelShape("GPT-2 XL", 48, 25, 25, 64, 1_557_611_200, 1024,
+               f"{HUB}openai-community/gpt2-xl{CONFIG}"),
+    ModelShape("GPT-2 124M", 12, 12, 12, 64, 124_439_808, 1024,
+               f"{HUB}openai-community/gpt2{CONFIG}"),
+)
+GPUS = (
+    GPU("GeForce RTX 4090", 24 * 10**9,
+        f"{NVIDIA}en-us/geforce/graphics-cards/40-series/rtx-4090/"),
+    GPU("NVIDIA T4", 16 * 10**9, f"{SHEETS}tesla-t4/t4-tensor-core-datasheet-951643.pdf"),
+    GPU("NVIDIA A100 80 GB", 80 * 10**9, A100),
+    GPU("NVIDIA H100 80 GB", 80 * 10**9, f"{NVIDIA}en-us/data-center/h100/"),
+    GPU("NVIDIA H200", 141 * 10**9, f"{NVIDIA}en-us/data-center/h200/"),
+    GPU("NVIDIA B200", 180 * 10**9, B200),
+)
+# fmt: on
 
 
 def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     """Bytes of a full key/value cache.
 
-    2 (key and value) x n_layers x batch_size x n_heads x n_tokens x head_dim x bytes per number
+    2 (key and value) x n_layers x batch_size x K/V heads x n_tokens x head_dim x bytes per number
+
+    cfg    a GPTConfig, which has a key and a value in each of its n_heads, or a ModelShape
+    dtype  a torch dtype, or a name in BITS
     """
-    numbers = 2 * cfg.n_layers * batch_size * cfg.n_heads * n_tokens * cfg.head_dim
-    return numbers * dtype.itemsize
+    n_kv_heads = getattr(cfg, "n_kv_heads", cfg.n_heads)
+    numbers = 2 * cfg.n_layers * batch_size * n_kv_heads * n_tokens * cfg.head_dim
+    return numbers * _bits(dtype) // 8
+
+
+def weight_bytes(shape, dtype=torch.bfloat16):
+    """Bytes of a ModelShape's weights, the last one begun counted in full."""
+    return (shape.n_parameters * _bits(dtype) + 7) // 8
+
+
+def longest_context(
+    shape, memory_bytes, batch_size=1, dtype=torch.bfloat16, weight_dtype=torch.bfloat16
+):
+    """The most tokens whose cache fits beside the weights; 0 if the weights alone do not fit.
+
+    An upper limit: activations and the framework need memory as well.
+
+    memory_bytes  of the GPU, as in GPUS
+    batch_size    sequences of that length at once
+    dtype         of the cache; weight_dtype of the weights
+
+    Raises ValueError for a size that cannot be.
+    """
+    if not isinstance(memory_bytes, Real) or not 0 < memory_bytes < math.inf:
+        raise ValueError(
+            f"memory_bytes is {memory_bytes!r}; pass a number above 0, such as 80 * 10**9."
+        )
+    _check_whole("batch_size", batch_size)
+    free = int(memory_bytes) - weight_bytes(shape, weight_dtype)
+    return max(0, free) // kv_cache_bytes(shape, 1, batch_size, dtype)
 
 
 def measured_cache_bytes(model):
@@ -18,3 +145,13 @@ def measured_cache_bytes(model):
         cache for block in model.trf_blocks for cache in (block.att.cache_k, block.att.cache_v)
     ]
     return sum(cache.numel() * cache.element_size() for cache in caches if cache is not None)
+
+
+def _bits(dtype):
+    """Bits of one number: of a name in BITS, or of any other torch dtype."""
+    bits = BITS.get(str(dtype).removeprefix("torch."))
+    if bits is None and isinstance(dtype, torch.dtype):
+        bits = 8 * dtype.itemsize
+    if bits is None:
+        raise ValueError(f"dtype is {dtype!r}; pass a torch dtype or one of {', '.join(BITS)}.")
+    return bits

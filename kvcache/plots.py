@@ -7,7 +7,8 @@ import re
 
 import matplotlib.pyplot as plt
 
-NEW, RECOMPUTED, REUSED = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's palette
+from .palette import NEW, RECOMPUTED, REUSED
+
 TEXT = "#7b7c7d"  # a stand-in: replaced by the colour of the text around the figure
 
 STYLE = {

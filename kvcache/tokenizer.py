@@ -1,7 +1,9 @@
 """Text to token ids and back: the GPT-2 encoding of tiktoken, from packaged files, offline."""
 
+import codecs
 import os
 import threading
+import unicodedata
 from functools import cache
 from unittest import mock
 
@@ -34,11 +36,32 @@ def load_tokenizer():
 
 
 def token_label(token_id):
-    """One token as a short visible text: ␣ is a space, ↵ a line end; the invisible is in hex."""
+    """One token as a short visible text: ␣ is a space, ↵ a line end; the invisible is in hex.
+
+    A mark that belongs on the letter before it, as an accent may, stands on a dotted circle.
+    """
     try:
         token = load_tokenizer().decode_single_token_bytes(token_id)
     except KeyError:
         return f"#{token_id}"  # beyond the vocabulary of the tokenizer
     text = token.decode("utf-8", "backslashreplace")
     text = text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    if unicodedata.category(text[0]).startswith("M"):
+        text = "◌" + text
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def token_texts(token_ids):
+    """The text that each token adds: joined, they are the whole text.
+
+    A character that is spread over several tokens comes with the last of them.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts = []
+    for token_id in token_ids:
+        try:
+            token = load_tokenizer().decode_single_token_bytes(token_id)
+        except KeyError:
+            token = f"#{token_id}".encode()  # beyond the vocabulary of the tokenizer
+        texts.append(decoder.decode(token))
+    return texts

@@ -1,8 +1,10 @@
 """What a generation really computed, observed in the running model by hooks."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .generate import stream
 
@@ -115,3 +117,60 @@ def _observe(attention, seen, outputs, use_cache, vectors):
     )
     seen.update(positions)
     return step
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a model, right or wrong, as it was observed in its first layer.
+
+    token_ids  what the model was given
+    positions  the position that it took each of them for
+    visible    for each key, cached ones first: whether the last of these tokens may look at it
+    logits     (vocab_size,), those of the last position
+    """
+
+    token_ids: list[int]
+    positions: list[int]
+    visible: list[bool]
+    logits: torch.Tensor
+
+
+class _Softmax(TorchFunctionMode):
+    """Notes what is handed to torch.softmax: the scores, minus infinity where the mask is."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.softmax:
+            self.scores.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watch(model):
+    """Record the calls of a model with a batch of one, also of a broken one.
+
+    with watch(model) as calls: ... afterwards `calls` is a list of Call.
+    """
+    calls, seen, softmax = [], {}, _Softmax()
+
+    def note_call(model, inputs, logits):
+        visible = softmax.scores[0][0, 0, -1].isfinite().tolist()
+        softmax.scores.clear()
+        calls.append(Call(seen["token_ids"], seen["positions"], visible, logits[0, -1]))
+
+    hooks = [
+        model.tok_emb.register_forward_hook(
+            lambda _, i, o: seen.update(token_ids=i[0][0].tolist())
+        ),
+        model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0].tolist())),
+        model.register_forward_hook(note_call),
+    ]
+    try:
+        with softmax:
+            yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import unicodedata
 
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvcache import load_tokenizer
-from kvcache.tokenizer import token_label
+from kvcache.tokenizer import token_label, token_texts
 
 
 def test_the_words_of_the_story_are_one_token_each(tokenizer):
@@ -52,3 +53,20 @@ def test_labels_show_spaces_line_ends_and_broken_characters(tokenizer):
     assert all("\\x" in label for label in broken)
     assert token_label(tokenizer.encode("\x00")[0]) == "\\x00"
     assert token_label(60_000) == "#60000"
+
+
+def test_a_lone_accent_stands_on_a_circle(tokenizer):
+    labels = [token_label(token_id) for token_id in range(50257)]
+    assert not any(unicodedata.category(label[0]).startswith("M") for label in labels)
+
+
+@given(st.text())
+def test_the_texts_of_tokens_join_to_the_whole_text(text):
+    token_ids = load_tokenizer().encode(text, disallowed_special=())
+    assert "".join(token_texts(token_ids)) == text
+    assert len(token_texts(token_ids)) == len(token_ids)
+
+
+def test_a_character_comes_with_its_last_token(tokenizer):
+    assert token_texts(tokenizer.encode("a😀")) == ["a", "", "😀"]
+    assert token_texts([60_000]) == ["#60000"]

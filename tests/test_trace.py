@@ -7,6 +7,7 @@ import torch
 from conftest import SMALL, twins
 
 from kvcache import cached, time_flies, trace
+from kvcache.trace import watch
 
 TIME = 0
 FLIES = 1
@@ -88,3 +89,26 @@ def test_the_same_tokens_as_generate(trained, encode):
 
     expected = generate(time_flies.load(), encode("A cache"), 7, use_cache=True)
     assert trace(trained[1], encode("A cache"), 7, use_cache=True).token_ids == expected[0].tolist()
+
+
+def test_watch_sees_what_each_call_was_given_and_what_it_may_see():
+    plain, caching = twins()
+    with torch.no_grad(), watch(caching) as calls:
+        caching(torch.tensor([[5, 6, 7]]), use_cache=True)
+        caching(torch.tensor([[8, 9]]), use_cache=True)
+    assert [call.token_ids for call in calls] == [[5, 6, 7], [8, 9]]
+    assert [call.positions for call in calls] == [[0, 1, 2], [3, 4]]
+    assert [call.visible for call in calls] == [[True] * 3, [True] * 5]
+    logits = plain(torch.tensor([[5, 6, 7, 8, 9]]))[0, -1]
+    torch.testing.assert_close(calls[1].logits, logits, atol=1e-5, rtol=0)
+    assert not caching._forward_hooks
+
+
+def test_watch_sees_a_mask_that_hides():
+    _, caching = twins()
+    for block in caching.trf_blocks:
+        block.att.mask[:] = True
+        block.att.mask[:, 0] = False
+    with torch.no_grad(), watch(caching) as calls:
+        caching(torch.tensor([[5, 6, 7]]), use_cache=True)
+    assert calls[0].visible == [True, False, False]

@@ -1,10 +1,18 @@
-"""Finds a Chromium for the browser tests, or installs one: by apt as root, else by Playwright."""
+"""Finds a Chromium for the browser tests, or installs one: by apt as root, else by Playwright.
 
+And what every script with a browser needs: a running one, and a local server of the built book.
+"""
+
+import contextlib
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -24,6 +32,26 @@ def install():
         ):
             return
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True)
+
+
+def launch(playwright):
+    """A headless browser."""
+    return playwright.chromium.launch(executable_path=find(), args=ARGUMENTS)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(folder):
+    """Serve a folder on a free local port; gives the address."""
+    handler = functools.partial(QuietHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
 
 
 if __name__ == "__main__":

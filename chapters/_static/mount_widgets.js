@@ -1,40 +1,25 @@
 // Shows the book's widgets in a static page: no kernel, no html-manager, no other host.
-//
 // myst-nb writes the state of all widgets into the page, and a small script where each view belongs.
-// A widget's module stands in its state as text; importing it from a blob: address also works from
-// file://. The script may be included twice, so the second run does nothing.
+// A module stands there as text; importing it from a blob: address also works from file://.
 (() => {
   "use strict";
-  if (window.tffMounted) return;
+  if (window.tffMounted) return; // the page may include this script twice
   window.tffMounted = true;
 
   const STATE = 'script[type="application/vnd.jupyter.widget-state+json"]';
   const VIEW = 'script[type="application/vnd.jupyter.widget-view+json"]';
 
-  /** The part of a widget's model that a view needs, without a kernel behind it. */
-  class StaticModel extends EventTarget {
-    constructor(state) { super(); this.state = { ...state }; this.listeners = new Map(); }
-    get(name) { return this.state[name]; }
-    set(name, value) { this.state[name] = value; this.dispatchEvent(new Event(`change:${name}`)); }
-    on(name, callback) { this.listeners.set(callback, () => callback()); this.addEventListener(name, this.listeners.get(callback)); }
-    off(name, callback) { this.removeEventListener(name, this.listeners.get(callback)); }
-    save_changes() {}
-    send() {}
+  /** The part of a widget's model that a view needs. Nothing changes it: there is no kernel. */
+  function staticModel(state) {
+    const values = { ...state };
+    return { get: (name) => values[name], set: (name, value) => { values[name] = value; }, on() {}, off() {}, save_changes() {}, send() {} };
   }
 
-  const modules = new Map();
-  /** Import a module from its text, once for each text. */
-  function importText(text) {
-    if (!modules.has(text)) {
-      const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-      modules.set(text, import(address));
-    }
-    return modules.get(text);
-  }
+  const importText = (text) => import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 
   const styles = new Set();
   function addStyle(text) {
-    if (!text || styles.has(text)) return;
+    if (styles.has(text)) return;
     styles.add(text);
     const style = document.createElement("style");
     style.textContent = text;
@@ -44,13 +29,16 @@
   async function mount(view, states) {
     const { model_id: id } = JSON.parse(view.textContent);
     const entry = states[id];
-    if (entry?.model_module !== "anywidget") return;
     const el = document.createElement("div");
     view.after(el);
+    if (entry?.model_module !== "anywidget") { // it needs a kernel: say so in its place
+      addStill(id, el, "tff-note");
+      return;
+    }
     try {
       addStyle(entry.state._css);
       const { default: widget } = await importText(entry.state._esm);
-      const model = new StaticModel(entry.state);
+      const model = staticModel(entry.state);
       await widget.initialize?.({ model });
       await widget.render({ model, el });
       addStill(id, el);
@@ -60,12 +48,12 @@
     }
   }
 
-  /** The still picture of the noscript element, for print. Its HTML is the book's own. */
-  function addStill(id, el) {
+  /** What the noscript element holds: a still picture for print, or a note. It is the book's own HTML. */
+  function addStill(id, el, name = "tff-still") {
     const noscript = document.querySelector(`noscript[data-still-of="${CSS.escape(id)}"]`);
     if (!noscript) return;
     const still = document.createElement("div");
-    still.className = "tff-still";
+    still.className = name;
     still.innerHTML = noscript.textContent;
     el.after(still);
   }

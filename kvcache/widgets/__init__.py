@@ -1,5 +1,21 @@
 """The figures that move: one Python class and one ES module for each."""
 
+from .attention import Attention
+from .break_it import BreakIt
+from .code_changes import CodeChanges
+from .generation import Generation
 from .kv_timeline import KVTimeline
+from .memory_calculator import MemoryCalculator
+from .own_prompt import OwnPrompt
+from .speed_race import SpeedRace
 
-__all__ = ["KVTimeline"]
+__all__ = [
+    "Attention",
+    "BreakIt",
+    "CodeChanges",
+    "Generation",
+    "KVTimeline",
+    "MemoryCalculator",
+    "OwnPrompt",
+    "SpeedRace",
+]

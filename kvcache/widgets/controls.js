@@ -19,13 +19,16 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 /**
- * Play, step back, step forward, a slider and the speed.
- * @param {{count: number, step: number, onStep: (step: number) => void}} options steps count from 1
- * @returns {{root: HTMLElement, go: (step: number) => void, stop: () => void}}
+ * Play, step back, step forward, a slider and the speed. Steps count from 1.
+ * @param {object} options
+ * @param {(step: number) => void} options.onStep draws a step
+ * @param {(step: number, count: number) => string} [options.name] what a step is called
+ * @param {(step: number) => number} [options.pause] milliseconds that a step stays, at speed 1
+ * @param {ReturnType<typeof announcer>} options.speech kept quiet while steps fly past
  */
-export function stepControls({ count, step, onStep }) {
-  let timer = 0;
-  const play = make("button", { type: "button", onclick: () => (timer ? stop() : start()) });
+export function stepControls({ count, step, onStep, name = (at, of) => `step ${at} of ${of}`, pause = () => 1000, speech }) {
+  let frame = 0;
+  const play = make("button", { type: "button", onclick: () => (frame ? stop() : start()) }, "Play");
   const back = make("button", { type: "button", "aria-label": "Step back", onclick: () => move(-1) }, "◀");
   const forward = make("button", { type: "button", "aria-label": "Step forward", onclick: () => move(1) }, "▶");
   const slider = make("input", {
@@ -33,16 +36,15 @@ export function stepControls({ count, step, onStep }) {
     oninput: () => { stop(); go(Number(slider.value)); },
   });
   const place = make("output", { class: "tff-place" });
-  const speed = make("select", { "aria-label": "Speed", onchange: () => timer && start() },
-    make("option", { value: 2000 }, "slow"),
-    make("option", { value: 1000, selected: true }, "normal"),
-    make("option", { value: 300 }, "fast"));
+  const speeds = [[0.25, "¼×"], [0.5, "½×"], [1, "1×"], [4, "4×"], [16, "16×"]];
+  const speed = make("select", { "aria-label": "Speed" },
+    ...speeds.map(([value, text]) => make("option", { value, selected: value === 1 }, text)));
 
   function go(to) {
     step = Math.min(count, Math.max(1, to));
     slider.value = String(step);
-    slider.setAttribute("aria-valuetext", `step ${step} of ${count}`);
-    place.textContent = `step ${step} of ${count}`;
+    slider.setAttribute("aria-valuetext", name(step, count));
+    place.textContent = name(step, count);
     // Not "disabled": a disabled button would lose the keyboard's focus.
     back.setAttribute("aria-disabled", String(step === 1));
     forward.setAttribute("aria-disabled", String(step === count));
@@ -50,46 +52,138 @@ export function stepControls({ count, step, onStep }) {
   }
   function move(by) { stop(); go(step + by); }
   function start() {
-    stop();
     if (step === count) go(1);
-    timer = setInterval(() => {
-      go(step + 1);
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // then: one jump a second
+    let last = performance.now(), shown = last, owed = 0;
+    speech.quiet(pause(step) / Number(speed.value) < 1000);
+    play.textContent = "Pause";
+    frame = requestAnimationFrame(function tick(now) {
+      frame = requestAnimationFrame(tick);
+      owed += Math.min(1000, Math.max(0, now - last)) * Number(speed.value);
+      last = now;
+      if (calm && now - shown < 1000) return;
+      let to = step;
+      while (to < count && owed >= pause(to)) owed -= pause(to++);
+      if (to === step) return;
+      shown = now;
+      go(to);
       if (step === count) stop();
-    }, Number(speed.value));
-    label();
+    });
   }
   function stop() {
-    clearInterval(timer);
-    timer = 0;
-    label();
+    cancelAnimationFrame(frame);
+    frame = 0;
+    play.textContent = "Play";
+    speech.quiet(false);
   }
-  function label() { play.textContent = timer ? "Pause" : "Play"; }
-
-  label();
+  /** Another number of steps, and another place among them. */
+  function resize(toCount, toStep) {
+    stop();
+    slider.max = String(count = toCount);
+    go(toStep);
+  }
   const root = make("div", { class: "tff-controls", role: "group", "aria-label": "Steps" },
     play, back, forward, slider, place, speed);
-  return { root, go, stop };
+  return { root, go, stop, resize };
 }
 
-/**
- * A line that screen readers speak when it changes.
- * @returns {{root: HTMLElement, say: (text: string) => void}}
- */
+/** A labelled choice from a list. @param {(index: number) => void} onPick */
+export function picker(label, options, onPick) {
+  const select = make("select", { onchange: () => onPick(select.selectedIndex) },
+    ...options.map((option) => make("option", {}, option)));
+  return make("label", { class: "tff-field" }, `${label} `, select);
+}
+
+/** A line that screen readers speak when it changes. */
 export function announcer() {
   const root = make("p", { class: "tff-say", "aria-live": "polite" });
-  return { root, say: (text) => { root.textContent = text; } };
+  return {
+    root,
+    say(...parts) {
+      const line = make("p", {}, ...parts);
+      if (root.textContent !== line.textContent) root.replaceChildren(...line.childNodes);
+    },
+    quiet: (on) => root.setAttribute("aria-live", on ? "off" : "polite"),
+  };
+}
+
+/** A box that scrolls sideways by itself, also by keyboard. */
+export function scrolling(label, ...children) {
+  return make("div", { class: "tff-scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+}
+
+/** A text in quotes, whatever direction it is written in; of a long one the end. */
+export function quoted(text) {
+  const letters = [...text];
+  const end = letters.length > 60 ? `…${letters.slice(-60).join("")}` : text;
+  return make("span", {}, "“", make("bdi", {}, end), "”");
+}
+
+/** A number as text, with a real minus sign. */
+export function shown(number, digits = 2) {
+  return number.toFixed(digits).replace("-", "−");
+}
+
+/** Where an arrow key points to: rows down and columns to the right, or null for another key. */
+export function arrow(event) {
+  const by = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key];
+  if (by) event.preventDefault();
+  return by ?? null;
+}
+
+/** Stop with a message that `figure` shows, unless the data is as it must be. */
+export function need(fine, fault) {
+  if (!fine) throw new Error(`its data has ${fault}.`);
+}
+
+/** A list with something in it. */
+export function filled(list, name) {
+  need(Array.isArray(list) && list.length, `no ${name}`);
+  return list;
+}
+
+/** The marks of the book: computed for the first time, computed again, read from the cache. */
+export const WORD = { n: "new", c: "recomputed", r: "reused" };
+
+/** A square with a mark, named for screen readers; nothing for another letter. */
+export function mark(letter) {
+  return WORD[letter] ? make("span", { class: `tff-mark tff-${WORD[letter]}`, role: "img", "aria-label": WORD[letter] }) : "";
+}
+
+/** A row of a table, with its head. @param {(Node | string)[]} cells what stands in each */
+export function row(head, cells, current = false) {
+  return make("tr", { "data-current": current }, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)));
+}
+
+/** A table with a column for each token. */
+export function tokenTable(caption, corner, tokens, rows) {
+  const head = (token) => make("th", { scope: "col" }, make("span", {}, make("bdi", {}, token)));
+  return make("div", { class: "tff-scroll" }, make("table", { class: tokens.length > 4 && "tff-many" }, make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))), make("tbody", {}, ...rows)));
+}
+
+/** What the marks mean. @param {Record<string, string>} meanings a text for each letter */
+export function legend(meanings) {
+  return make("ul", { class: "tff-legend" }, ...Object.entries(meanings).map(([letter, text]) => make("li", {}, mark(letter), text)));
 }
 
 /**
- * Draw a figure, or say in its place why it cannot be drawn; the rest of the page goes on.
- * @param {HTMLElement} el
- * @param {() => (void | (() => void))} draw returns what cleans up
+ * A widget for anywidget. What goes wrong is said in its place; the rest of the page goes on.
+ * @param {string} name for screen readers
+ * @param {(data: any) => any} checked throws if the data is not as it must be
+ * @param {(data: any, el: HTMLElement) => (() => void) | void} draw returns what cleans up
  */
-export function guarded(el, draw) {
-  el.classList.add("tff");
-  try {
-    return draw();
-  } catch (error) {
-    el.replaceChildren(make("p", { class: "tff-error" }, `This figure cannot be drawn: ${error.message}`));
-  }
+export function figure(name, checked, draw) {
+  return {
+    render({ model, el }) {
+      el.classList.add("tff");
+      el.setAttribute("role", "group");
+      el.setAttribute("aria-label", name);
+      try {
+        return draw(checked(model.get("data")), el);
+      } catch (error) {
+        el.replaceChildren(make("p", { class: "tff-error" }, `This figure cannot be drawn: ${error.message}`));
+      }
+    },
+  };
 }

@@ -1,215 +1,280 @@
-// The K/V timeline: a grid of steps by tokens for each traced generation.
-import { announcer, guarded, make, stepControls } from "./controls.js";
+// The K/V timeline: a grid of steps by tokens for each traced generation, or of layers by tokens.
+import { WORD, announcer, arrow, figure, filled, legend, make, need, picker, quoted, row, scrolling, shown, stepControls, tokenTable } from "./controls.js";
 
 /**
  * @typedef {object} Panel one traced generation
  * @property {string} title
- * @property {string[]} tokens the prompt and every generated token
+ * @property {boolean} use_cache
+ * @property {string[]} tokens labels of prompt and new tokens
+ * @property {string[]} texts what each adds to the text
  * @property {number} n_prompt
- * @property {string[][]} marks [layer][step]: a letter for each position
+ * @property {string[][]} marks [layer][step]: runs of positions, as in 3c1n
  * @property {(string | null)[][]} vectors [layer][step]: base64 of float32 (2, n_positions, emb_dim)
  * @property {number} n_heads
  */
+/** @typedef {{panel: Panel, step: number, layer: number, position: number}} Cell step from 1, the rest from 0 */
 
-const WORD = { n: "new", c: "recomputed", r: "reused" };
-const MEANING = {
-  n: "new: computed for the first time",
-  c: "recomputed: computed before, now computed again",
-  r: "reused: read from the cache",
-};
+const COLOUR = { n: "#0072b2", c: "#d55e00", r: "#009e73" }; // for the canvas: as in figure.css
+const MEANING = { n: "new: computed for the first time", c: "recomputed: again", r: "reused: read from the cache" };
+const MANY = 1200; // more cells than this are drawn as one picture
 
-/** @param {{model: {get: (name: string) => any}, el: HTMLElement}} context */
-function render({ model, el }) {
-  return guarded(el, () => draw(checked(model.get("data")), el));
-}
-
-/** @param {{panels: Panel[]}} data @returns {Panel[]} */
+/** @param {{panels: Panel[]}} data @returns {Panel[]} with the marks as letters, and counted */
 function checked(data) {
-  const panels = data?.panels;
-  if (!Array.isArray(panels) || panels.length === 0) throw new Error("its data has no panels.");
-  for (const { tokens, marks } of panels) {
-    if (!Array.isArray(tokens) || !marks?.[0]?.length) throw new Error("a panel has no tokens or no steps.");
-    for (const row of marks.flat()) {
-      if (!/^[ncr]+$/.test(row)) throw new Error(`the marks ${JSON.stringify(row)} are not of n, c and r.`);
-    }
-  }
-  return panels;
+  return filled(data?.panels, "panels").map((panel) => {
+    const { tokens, texts, marks } = panel;
+    const letters = filled(marks, "marks").map((layer) => filled(layer, "steps").map((row) => {
+      need(/^(\d{1,5}[ncr])+$/.test(row), `the marks ${JSON.stringify(row)}`);
+      return row.replace(/(\d+)(.)/g, (_, n, letter) => letter.repeat(n));
+    }));
+    need(letters.flat().every((row) => row.length < filled(tokens, "tokens").length) && texts?.length === tokens.length, "too few tokens or texts");
+    const count = (row, letter) => row.split(letter).length - 1;
+    const counts = letters.map((layer) => layer.map((row) => ({ n: count(row, "n"), c: count(row, "c"), r: count(row, "r") })));
+    return { ...panel, marks: letters, counts };
+  });
 }
 
 /** @param {Panel[]} panels @param {HTMLElement} el */
 function draw(panels, el) {
-  const count = Math.max(...panels.map((panel) => panel.marks[0].length));
+  const nSteps = Math.max(...panels.map((panel) => panel.marks[0].length));
   const nLayers = panels[0].marks.length;
-  let layer = 0;
-  let step = count;
-  /** @type {{grid: ReturnType<typeof makeGrid>, step: number, position: number} | null} */
+  let [step, layer, byLayer] = [nSteps, 0, false];
+  /** @type {Cell | null} */
   let chosen = null;
+  let grids = [];
 
   const speech = announcer();
   const details = make("div", { class: "tff-details" });
-  const grids = panels.map((panel) => makeGrid(panel, {
-    choose: (grid, atStep, position) => {
-      controls.stop();
-      chosen = { grid, step: atStep, position };
-      if (atStep > step) controls.go(atStep);
+  const stage = make("div", { class: "tff-panels" });
+  // Layer by layer, each step of the controls is one layer of one step of the generation.
+  const controls = stepControls({
+    count: nSteps, step: nSteps, speech,
+    onStep(to) {
+      step = byLayer ? Math.ceil(to / nLayers) : to;
+      if (byLayer) layer = (to - 1) % nLayers;
       update();
     },
-    scrub: (toStep) => { controls.stop(); controls.go(toStep); },
+    name: (at) => (byLayer
+      ? `step ${Math.ceil(at / nLayers)} of ${nSteps}, layer ${(at - 1) % nLayers + 1} of ${nLayers}`
+      : `step ${at} of ${nSteps}`),
+  });
+  const goTo = (row) => controls.go(byLayer ? (step - 1) * nLayers + row + 1 : row + 1);
+  const names = panels[0].marks.map((_, i) => `${i + 1} of ${nLayers}`);
+  controls.root.append(picker("Layer", [...names, "all, one by one"], (index) => {
+    byLayer = index === nLayers;
+    if (!byLayer) layer = index;
+    arrange();
   }));
-  const controls = stepControls({ count, step, onStep: (to) => { step = to; update(); } });
-  const layers = make("select", {
-    onchange: () => { layer = Number(layers.value); update(); },
-  }, ...panels[0].marks.map((_, i) => make("option", { value: i }, `${i + 1} of ${nLayers}`)));
-  controls.root.append(make("label", { class: "tff-layers" }, "Layer ", layers));
+  const all = panels.map((panel) => panel.marks[0].join("")).join("");
+  const meaning = Object.fromEntries(Object.entries(MEANING).filter(([letter]) => all.includes(letter)));
+  el.replaceChildren(controls.root, legend(meaning), stage, speech.root, details);
 
-  const letters = [..."ncr"].filter((letter) => panels.some((panel) => panel.marks[0].join("").includes(letter)));
-  const legend = make("ul", { class: "tff-legend" }, ...letters.map((letter) =>
-    make("li", {}, make("span", { class: `tff-mark tff-${WORD[letter]}` }), MEANING[letter])));
-
-  el.replaceChildren(
-    controls.root, legend,
-    make("div", { class: "tff-panels" }, ...grids.map((grid) => grid.root)),
-    speech.root, details);
-
-  function update() {
-    for (const grid of grids) grid.update(layer, step, chosen?.grid === grid ? chosen : null);
-    speech.say(inWords(panels, layer, step));
-    details.replaceChildren(...(chosen
-      ? describe(chosen.grid.panel, layer, chosen.step, chosen.position)
-      : [make("p", {}, "Choose a square to see its key and value.")]));
+  /** Make the grids of the current view. */
+  function arrange() {
+    grids = panels.map((panel) => makeGrid(panel, byLayer, {
+      choose(row, position) {
+        controls.stop();
+        chosen = byLayer ? { panel, step, layer: row, position } : { panel, step: row + 1, layer, position };
+        if (row > (byLayer ? layer : step - 1)) goTo(row);
+        else update();
+      },
+      scrub(row) { controls.stop(); goTo(row); },
+    }));
+    stage.replaceChildren(...grids.map((grid) => grid.root));
+    if (byLayer) controls.resize(nSteps * nLayers, step * nLayers);
+    else controls.resize(nSteps, step);
   }
-  controls.go(count);
+  function update() {
+    panels.forEach((panel, i) => grids[i].update(step, layer, chosen?.panel === panel ? chosen : null));
+    speech.say(...inWords(panels, step, layer, byLayer));
+    details.replaceChildren(...(chosen ? describe(chosen) : [make("p", {}, "Choose a square to see its key and value.")]));
+  }
+  arrange();
   return controls.stop;
 }
 
-/**
- * @param {Panel} panel
- * @param {{choose: Function, scrub: (step: number) => void}} on
- */
-function makeGrid(panel, on) {
-  const steps = panel.marks[0].length;
-  const width = panel.marks[0][steps - 1].length;
-  /** @type {HTMLElement[][]} */
-  const cells = [];
-  const body = make("tbody");
-  for (let s = 0; s < steps; s++) {
-    cells.push(panel.tokens.slice(0, panel.marks[0][s].length).map((_, position) => make("button", {
-      type: "button", tabindex: -1,
-      onclick: () => { focusable(s, position); on.choose(grid, s + 1, position); },
-      onkeydown: (event) => walk(/** @type {KeyboardEvent} */ (event), s, position),
-    })));
-    body.append(make("tr", {
-      onpointermove: (event) => event.pointerType === "mouse" && event.buttons === 1 && on.scrub(s + 1),
-    },
-    make("th", { scope: "row" }, String(s + 1)),
-    ...Array.from({ length: width }, (_, i) => make("td", {}, cells[s][i] ?? "")),
-    make("td", { class: "tff-writes" }, panel.tokens[panel.marks[0][s].length] ?? "")));
-  }
-  const head = make("tr", {}, make("th", { scope: "col" }, "step"),
-    ...panel.tokens.slice(0, width).map((token) => make("th", { scope: "col" }, make("span", {}, token))),
-    make("th", { scope: "col", class: "tff-writes" }, "writes"));
+/** A title, a grid whose rows are steps (or layers of one step), and counters. */
+function makeGrid(panel, byLayer, on) {
+  const nSteps = panel.marks[0].length;
+  const size = {
+    rows: byLayer ? panel.marks.length : nSteps,
+    width: panel.marks[0][nSteps - 1].length,
+    kind: byLayer ? "layer" : "step",
+  };
+  const drawing = (size.rows * size.width > MANY ? makePicture : makeTable)(panel, size, on);
   const counters = make("p", { class: "tff-counters" });
-  const root = make("section", { class: "tff-panel", "aria-label": panel.title },
-    make("div", { class: "tff-scroll" },
-      make("table", { class: width > 4 ? "tff-many" : false },
-        make("caption", {}, panel.title), make("thead", {}, head), body)),
-    counters);
-  focusable(0, 0);
-
-  function focusable(s, position) {
-    root.querySelector('button[tabindex="0"]')?.setAttribute("tabindex", "-1");
-    cells[s][position].setAttribute("tabindex", "0");
-  }
-  /** Arrow keys walk through the grid; Enter and Space choose, as on any button. */
-  function walk(event, s, position) {
-    const [down, right] = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key] ?? [0, 0];
-    if (!down && !right) return;
-    event.preventDefault();
-    const toStep = Math.min(steps - 1, Math.max(0, s + down));
-    const to = Math.min(cells[toStep].length - 1, Math.max(0, position + right));
-    focusable(toStep, to);
-    cells[toStep][to].focus();
-  }
-
-  const grid = {
-    root, panel,
-    /** @param {number} layer @param {number} step @param {{step: number, position: number} | null} chosen */
-    update(layer, step, chosen) {
+  return {
+    root: make("section", { class: "tff-panel", "aria-label": panel.title }, drawing.root, counters),
+    /** @param {number} step @param {number} layer @param {Cell | null} chosen */
+    update(step, layer, chosen) {
+      const here = chosen && (byLayer ? chosen.step === step : chosen.layer === layer) ? chosen : null;
+      const rows = byLayer ? panel.marks.map((steps) => steps[Math.min(step, nSteps) - 1]) : panel.marks[layer];
+      drawing.update(rows, byLayer ? layer + 1 : step, here && [byLayer ? here.layer : here.step - 1, here.position]);
       const total = { n: 0, c: 0, r: 0 };
-      cells.forEach((row, s) => row.forEach((cell, position) => {
-        const letter = panel.marks[layer][s][position];
-        const done = s < step;
-        if (done) total[letter] += 1;
-        cell.className = done ? `tff-mark tff-${WORD[letter]}` : "tff-mark tff-later";
-        cell.setAttribute("aria-label",
-          `step ${s + 1}, token ${position + 1} ${panel.tokens[position]}: ${done ? WORD[letter] : "not yet"}`);
-        cell.setAttribute("aria-pressed", String(chosen?.step === s + 1 && chosen.position === position));
+      panel.counts.forEach((steps, l) => steps.forEach((counts, s) => {
+        const done = byLayer ? s < step - 1 || (s === step - 1 && l <= layer) : l === layer && s < step;
+        if (done) for (const letter of "ncr") total[letter] += counts[letter];
       }));
-      body.querySelectorAll("tr").forEach((row, s) => {
-        row.toggleAttribute("data-current", s + 1 === step);
-        row.toggleAttribute("data-later", s + 1 > step);
-      });
+      const numbers = { computed: total.n + total.c, reused: total.r, wasted: total.c };
       counters.replaceChildren(
-        make("span", {}, `K/V pairs in layer ${layer + 1}:`), ...counter("computed", total.n + total.c), ...counter("reused", total.r),
-        ...counter("wasted", total.c));
+        make("span", {}, `K/V pairs in ${byLayer ? "all layers so far" : `layer ${layer + 1}`}:`),
+        ...Object.entries(numbers).map(([name, value]) => make("span", {}, `${name} `, make("b", { "data-counter": name }, String(value)))));
     },
   };
-  return grid;
 }
 
-function counter(name, value) {
-  return [make("span", {}, `${name} `, make("b", { "data-counter": name }, String(value)))];
+/** Where an arrow key leads from a cell, or null. */
+function walked(event, [row, position], rows) {
+  const by = arrow(event);
+  if (!by) return null;
+  const to = Math.min(rows.length - 1, Math.max(0, row + by[0]));
+  return [to, Math.min(rows[to].length - 1, Math.max(0, position + by[1]))];
+}
+
+function cellName(panel, kind, row, position, word) {
+  return `${kind} ${row + 1}, token ${position + 1} ${panel.tokens[position]}: ${word}`;
+}
+
+/** A table with a button for each cell. */
+function makeTable(panel, { rows: count, width, kind }, on) {
+  const shownRows = [];
+  let rows = [];
+  let stop = null; // the one cell that the Tab key stops at
+  const columns = panel.tokens.slice(0, width);
+  const phase = (r) => (kind === "layer" || !panel.use_cache || panel.n_prompt === 1 ? "" : r ? " decode" : " prefill");
+  const cells = Array.from({ length: count }, (_, r) => columns.map((_, position) => make("button", {
+    type: "button", tabindex: -1,
+    onclick: () => { focusable(r, position); on.choose(r, position); },
+    onkeydown: (event) => {
+      const to = walked(event, [r, position], rows);
+      if (to) focusable(...to).focus();
+    },
+  })));
+  const body = cells.map((buttons, r) => {
+    const writes = make("bdi", { class: "tff-writes" }, kind === "step" ? panel.tokens[panel.marks[0][r].length] : "");
+    const line = row(make("span", {}, kind === "step" ? String(r + 1) : `layer ${r + 1}`, make("small", {}, phase(r))), [...buttons, writes]);
+    line.onpointermove = (event) => event.pointerType === "mouse" && event.buttons === 1 && on.scrub(r);
+    return line;
+  });
+  const root = tokenTable(panel.title, kind, columns, body);
+  const lines = root.querySelectorAll("tr");
+  if (kind === "step") lines[0].append(make("th", { scope: "col", class: "tff-writes" }, "writes"));
+  for (const line of lines) line.cells[panel.n_prompt + 1]?.classList.add("tff-edge"); // between prompt and answer
+  focusable(0, 0);
+
+  function focusable(r, position) {
+    if (stop) stop.tabIndex = -1;
+    stop = cells[r][position];
+    stop.tabIndex = 0;
+    return stop;
+  }
+  return {
+    root,
+    update(to, done, chosen) {
+      rows = to;
+      rows.forEach((letters, r) => {
+        const pressed = chosen?.[0] === r ? chosen[1] : -1;
+        const looks = `${letters} ${r - done < 0} ${r === done - 1} ${pressed}`;
+        if (shownRows[r] === looks) return; // only rows that change are touched
+        shownRows[r] = looks;
+        cells[r].forEach((cell, position) => {
+          const word = r < done ? WORD[letters[position]] : "not yet";
+          cell.hidden = position >= letters.length;
+          cell.className = `tff-mark tff-${r < done ? word : "later"}`;
+          cell.setAttribute("aria-label", cellName(panel, kind, r, position, word));
+          cell.setAttribute("aria-pressed", String(position === pressed));
+        });
+        body[r].toggleAttribute("data-current", r === done - 1);
+        body[r].toggleAttribute("data-later", r >= done);
+      });
+    },
+  };
+}
+
+/** One picture for very many cells, with a button on one of them that arrow keys move. */
+function makePicture(panel, { rows: count, width, kind }, on) {
+  const size = Math.max(3, Math.min(12, Math.floor(600 / width)));
+  const scale = window.devicePixelRatio || 1;
+  const canvas = make("canvas", {
+    width: width * size * scale, height: count * size * scale,
+    style: `width: ${width * size}px; height: ${count * size}px`,
+    onclick: (event) => {
+      const row = Math.min(count - 1, Math.floor(event.offsetY / size));
+      on.choose(row, Math.min(rows[row].length - 1, Math.floor(event.offsetX / size)));
+    },
+  });
+  const cursor = make("button", {
+    type: "button", class: "tff-cursor", onclick: () => on.choose(...at),
+    onkeydown: (event) => place(walked(event, at, rows) ?? at),
+  });
+  const pen = canvas.getContext("2d");
+  let [rows, done, at] = [[], 0, [0, 0]];
+
+  function place([row, position]) {
+    at = [row, Math.min(position, rows[row].length - 1)];
+    cursor.style.cssText = `left: ${(at[1] + 0.5) * size}px; top: ${(row + 0.5) * size}px`;
+    cursor.setAttribute("aria-label", cellName(panel, kind, row, at[1], row < done ? WORD[rows[row][at[1]]] : "not yet"));
+  }
+  function drawRow(letters, y) {
+    [...letters].forEach((letter, i) => {
+      pen.fillStyle = pen.strokeStyle = COLOUR[letter];
+      const x = i * size;
+      if (letter === "n") pen.fillRect(x, y, size, size);
+      else if (letter === "r") pen.strokeRect(x + 0.5, y + 0.5, size - 1, size - 1);
+      else { pen.beginPath(); pen.moveTo(x, y + size); pen.lineTo(x + size, y); pen.stroke(); }
+    });
+  }
+  return {
+    root: make("div", {}, make("p", { class: "tff-title" }, panel.title),
+      make("p", {}, `Each row is a ${kind}, 1 to ${count}; each column a token, 1 to ${width}.`),
+      make("div", { class: "tff-scroll" }, make("div", { class: "tff-overview" }, canvas, cursor))),
+    update(to, toDone, chosen) {
+      const goesOn = rows[0] === to[0] && rows[count - 1] === to[count - 1] && toDone >= done;
+      pen.setTransform(scale, 0, 0, scale, 0, 0);
+      if (!goesOn) pen.clearRect(0, 0, width * size, count * size);
+      for (let row = goesOn ? done : 0; row < Math.min(toDone, count); row++) drawRow(to[row], row * size);
+      [rows, done] = [to, toDone];
+      place(chosen ?? at);
+      cursor.setAttribute("aria-pressed", String(Boolean(chosen)));
+    },
+  };
 }
 
 /** What the current step did, in a sentence for each panel. */
-function inWords(panels, layer, step) {
-  const parts = panels.map((panel) => {
-    const row = panel.marks[layer][step - 1];
-    if (!row) return `${panel.title}: finished.`;
-    const counts = [..."ncr"].map((letter) => [row.split(letter).length - 1, WORD[letter]]);
-    return `${panel.title}: ${counts.filter(([n]) => n).map((pair) => pair.join(" ")).join(", ")}.`;
+function inWords(panels, step, layer, byLayer) {
+  const parts = panels.map(({ title, counts }) => {
+    const count = counts[layer][step - 1];
+    const said = [..."ncr"].filter((letter) => count?.[letter]).map((letter) => `${count[letter]} ${WORD[letter]}`);
+    return `${title}: ${said.join(", ") || "finished"}.`;
   });
-  const { tokens, marks } = panels.find((panel) => panel.marks[0].length >= step);
+  const { texts, tokens, marks, n_prompt, use_cache } = panels.find((panel) => panel.marks[0].length >= step);
   const read = marks[0][step - 1].length;
-  const text = tokens.slice(0, read).join("").replaceAll("␣", " ");
-  const written = tokens[read].replaceAll("␣", " ");
-  return `Step ${step} has the text “${text}” and writes “${written}”. ${parts.join(" ")}`;
+  const phase = n_prompt === 1 || !use_cache ? "" : step === 1 ? " (prefill)" : " (decode)";
+  return [`Step ${step}${phase}${byLayer ? `, layer ${layer + 1}` : ""} has the text `, quoted(texts.slice(0, read).join("")),
+    " and writes ", quoted(texts[read] || tokens[read]), `. ${parts.join(" ")}`];
 }
 
-/** The key and the value behind one cell, and whether they equal those of the step before. */
-function describe(panel, layer, step, position) {
+/** The key and the value behind a cell, and whether they equal those of the step before. @param {Cell} cell */
+function describe({ panel, layer, step, position }) {
+  const title = make("p", { class: "tff-title" }, `${panel.title}, step ${step}, layer ${layer + 1}, token ${position + 1} `,
+    quoted(panel.tokens[position]), `: ${WORD[panel.marks[layer][step - 1]?.[position]] ?? "not read yet"}`);
   const now = vectorsAt(panel, layer, step, position);
-  const word = WORD[panel.marks[layer][step - 1][position]];
-  const title = make("p", { class: "tff-title" },
-    `${panel.title}, step ${step}, layer ${layer + 1}, token ${position + 1} `,
-    make("q", {}, panel.tokens[position]), `: ${word}`);
   if (!now) return [title, make("p", {}, "The vectors of this generation were not kept.")];
-  const before = step > 1 ? vectorsAt(panel, layer, step - 1, position) : null;
+  const before = vectorsAt(panel, layer, step - 1, position);
+  const gap = before && Math.max(...now.flatMap((vector, i) => Array.from(vector, (x, j) => Math.abs(x - before[i][j]))));
+  const same = `Key and value equal those of step ${step - 1}`;
   return [
     title,
-    make("p", { "data-same": before ? String(difference(now, before)) : "first" }, comparison(now, before, step)),
-    vectorTable("key", now[0], panel.n_heads),
-    vectorTable("value", now[1], panel.n_heads),
+    make("p", { "data-same": gap ?? "first" },
+      gap === null ? "This key and this value are new in this step: there is nothing to compare them with."
+        : gap === 0 ? `${same}, bit for bit.` : `${same} but for rounding: the largest difference is ${gap.toExponential(1)}.`),
+    ...["key", "value"].map((name, i) => vectorTable(name, now[i], panel.n_heads)),
   ];
-}
-
-function comparison(now, before, step) {
-  if (!before) return "This key and this value are new in this step: there is nothing to compare them with.";
-  const gap = difference(now, before);
-  return gap === 0
-    ? `Key and value equal those of step ${step - 1}, bit for bit.`
-    : `Key and value equal those of step ${step - 1} but for rounding: the largest difference is ${gap.toExponential(1)}.`;
-}
-
-/** The largest difference between two pairs of key and value. */
-function difference(a, b) {
-  return Math.max(...a.flatMap((vector, i) => Array.from(vector, (x, j) => Math.abs(x - b[i][j]))));
 }
 
 /** @returns {[Float32Array, Float32Array] | null} key and value, or null where they are not there */
 function vectorsAt(panel, layer, step, position) {
   const text = panel.vectors?.[layer]?.[step - 1];
-  const n = panel.marks[layer][step - 1].length;
+  const n = panel.marks[layer][step - 1]?.length;
   if (!text || position >= n) return null;
   const numbers = new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
   const size = numbers.length / 2 / n;
@@ -218,11 +283,9 @@ function vectorsAt(panel, layer, step, position) {
 
 function vectorTable(name, vector, nHeads) {
   const size = vector.length / nHeads;
-  const rows = Array.from({ length: nHeads }, (_, head) => make("tr", {},
-    make("th", { scope: "row" }, `head ${head + 1}`),
-    ...Array.from(vector.subarray(head * size, (head + 1) * size), (x) => make("td", {}, x.toFixed(2).replace("-", "−")))));
-  return make("div", { class: "tff-scroll", tabindex: 0, role: "region", "aria-label": `the ${name}` },
-    make("table", { class: "tff-vector" }, make("caption", {}, name), make("tbody", {}, ...rows)));
+  return scrolling(`the ${name}`, make("table", { class: "tff-vector" }, make("caption", {}, name),
+    make("tbody", {}, ...Array.from({ length: nHeads }, (_, head) => make("tr", {}, make("th", { scope: "row" }, `head ${head + 1}`),
+      ...Array.from(vector.subarray(head * size, (head + 1) * size), (x) => make("td", {}, shown(x))))))));
 }
 
-export default { render };
+export default figure("K/V timeline", checked, draw);

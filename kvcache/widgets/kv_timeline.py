@@ -1,16 +1,17 @@
 """The K/V timeline: which keys and values each step computed, and which it reused."""
 
 import base64
-import html
+import itertools
 
-from ..tokenizer import token_label
+from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
+from .still import picture, square, text
 
 LETTER = {"new": "n", "recomputed": "c", "reused": "r"}
 
 
 class KVTimeline(Figure):
-    """A grid of steps by tokens for each trace, side by side.
+    """A grid of steps by tokens for each trace, side by side; also layer by layer.
 
     traces  one or two Trace objects, for example without and with a cache.
             Traced with vectors=True, a click on a cell shows its key and value.
@@ -29,67 +30,55 @@ class KVTimeline(Figure):
             if len(trace.steps[0]) != len(traces[0].steps[0]):
                 counts = [len(each.steps[0]) for each in traces]
                 raise ValueError(f"the traces have {counts} layers; compare models of equal depth.")
+        self.traces = traces
         super().__init__(data={"panels": [_panel(trace) for trace in traces]}, **kwargs)
 
     def still(self):
-        """The last step of every panel, as SVG."""
-        cell, left, pattern = 26, 60, f"again-{self.model_id}"
+        """The first layer of every panel, up to step 8, as SVG."""
+        cell, left = 26, 60
         shapes, x, height = [], 0, 0
-        for panel in self.data["panels"]:
-            rows = panel["marks"][0]
-            shapes.append(f'<text x="{x}" y="14" font-weight="bold">{panel["title"]}</text>')
-            for column, label in enumerate(panel["tokens"][: len(rows[-1])]):
+        for panel, trace in zip(self.data["panels"], self.traces, strict=True):
+            rows = [letters(step[0]) for step in trace.steps[:8]]
+            n_columns = min(24, len(rows[-1]))
+            shapes.append(text(x, 14, panel["title"], font_weight="bold"))
+            for column, label in enumerate(panel["tokens"][:n_columns]):
                 place = f"translate({x + left + column * cell + 17} 100) rotate(-60)"
-                shapes.append(f'<text transform="{place}">{html.escape(label)}</text>')
+                shapes.append(text(0, 0, label[:12], transform=place))
             for step, row in enumerate(rows):
                 y = 106 + step * cell
-                shapes.append(f'<text x="{x}" y="{y + 17}">step {step + 1}</text>')
-                for column, letter in enumerate(row):
-                    shapes.append(
-                        _still_cell(x + left + column * cell, y, cell - 4, letter, pattern)
-                    )
-            x += left + len(rows[-1]) * cell + 40
+                shapes.append(text(x, y + 17, f"step {step + 1}"))
+                for column, letter in enumerate(row[:n_columns]):
+                    shapes.append(square(x + left + column * cell, y, cell - 4, letter))
+            x += left + n_columns * cell + 40
             height = max(height, 106 + len(rows) * cell)
         legend = "solid blue: new; hatched orange: recomputed; outlined green: reused"
-        width, height = max(x, 420), height + 30
-        hatch = (
-            f'<defs><pattern id="{pattern}" width="6" height="6" '
-            'patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-            '<rect width="3" height="6" fill="#D55E00"/></pattern></defs>'
-        )
-        return (
-            f'<svg role="img" aria-label="K/V timeline. {legend}" '
-            f'viewBox="0 0 {width} {height}" style="max-width: {width}px; width: 100%" '
-            f'font-size="13" fill="currentColor">{hatch}{"".join(shapes)}'
-            f'<text y="{height - 10}">{legend}</text></svg>'
-        )
-
-
-def _still_cell(x, y, size, letter, pattern):
-    fill = {"n": "#0072B2", "c": f"url(#{pattern})", "r": "none"}[letter]
-    line = {"n": "#0072B2", "c": "#D55E00", "r": "#009E73"}[letter]
-    return (
-        f'<rect x="{x}" y="{y}" width="{size}" height="{size}" '
-        f'fill="{fill}" stroke="{line}" stroke-width="2"/>'
-    )
+        shapes.append(text(0, height + 20, legend))
+        return picture(f"K/V timeline. {legend}", max(x, 420), height + 30, *shapes)
 
 
 def _panel(trace):
-    """One trace as JSON. marks[layer][step] has a letter for each position: n, c or r."""
+    """One trace as JSON. marks[layer][step] has runs of positions, as in 3c1n: n, c or r."""
     by_layer = list(zip(*trace.steps, strict=True))  # [layer][step]
     return {
         "title": "With a cache" if trace.use_cache else "Without a cache",
+        "use_cache": trace.use_cache,
         "tokens": [token_label(token_id) for token_id in trace.token_ids],
+        "texts": token_texts(trace.token_ids),
         "n_prompt": trace.n_prompt,
-        "marks": [[_letters(step) for step in layer] for layer in by_layer],
+        "marks": [[_runs(step) for step in layer] for layer in by_layer],
         "vectors": [[_vectors(step) for step in layer] for layer in by_layer],
         "n_heads": by_layer[0][0].keys.shape[1] if by_layer[0][0].keys is not None else 0,
     }
 
 
-def _letters(step):
+def letters(step):
+    """A letter for each position of a LayerStep: n, c or r."""
     marks = {position: LETTER[name] for name in LETTER for position in getattr(step, name)}
     return "".join(marks[position] for position in sorted(marks))
+
+
+def _runs(step):
+    return "".join(f"{len(list(run))}{letter}" for letter, run in itertools.groupby(letters(step)))
 
 
 def _vectors(step):

@@ -1,0 +1,90 @@
+"""Break it: what a cache bug does to the timeline, the mask, the positions and the text."""
+
+import torch
+
+from ..generate import generate
+from ..tokenizer import token_label, token_texts
+from .figure import Figure, module_text
+from .still import picture, text
+
+
+class BreakIt(Figure):
+    """Recorded runs of broken caches, each beside what would have been right.
+
+    reference  the model without a cache, for the right text and the right logits
+    runs       {name of the bug: (calls, start)}: what `trace.watch` recorded, and the number (from
+               0) of the call that is the prefill of the text to show; earlier ones are other texts
+
+    Raises ValueError for no runs, or for a run without calls to show.
+    """
+
+    _esm = module_text("break_it.js")
+
+    def __init__(self, reference, runs, **kwargs):
+        if not runs:
+            raise ValueError("no runs were given; BreakIt needs at least 1.")
+        for name, (calls, start) in runs.items():
+            if not 0 <= start < len(calls):
+                raise ValueError(f"{name}: start is {start}, with {len(calls)} calls recorded.")
+        with torch.no_grad():
+            data = {"runs": [_run(reference, name, *run) for name, run in runs.items()]}
+        super().__init__(data=data, **kwargs)
+
+    def still(self):
+        """Each bug, with the text that comes out of it."""
+        shapes = []
+        for row, run in enumerate(self.data["runs"]):
+            last = run["steps"][-1]
+            shapes.append(text(0, 20 + 44 * row, run["name"], font_weight="bold"))
+            error = f"logits off by {last['error']:.1g}"
+            shapes.append(text(420, 20 + 44 * row, error))
+            shapes.append(text(0, 38 + 44 * row, "".join(run["texts"])))
+        return picture(
+            "Cache bugs, and the text of each.", 640, 44 * len(self.data["runs"]), *shapes
+        )
+
+
+def _run(reference, name, calls, start):
+    """The steps of one run: every key that attention found, in its order in the cache.
+
+    A key has the token's label, the position that the model took it for (`at`), its true place in
+    this text (None if it is of an earlier one), its mark, and whether the newest token sees it.
+    """
+    device = reference.tok_emb.weight.device
+    prompt = calls[start].token_ids
+    text_ids, keys, seen, steps = list(prompt), [], set(), []
+    for number, call in enumerate(calls):
+        n_fed, n_old = len(call.token_ids), len(call.visible) - len(call.token_ids)
+        if n_old > len(keys):
+            raise ValueError(f"{name}: {n_old} keys were cached before call {number}; watch all.")
+        # The tokens that are fed are the last ones of the text, or of an earlier text.
+        places = range(len(text_ids) - n_fed, len(text_ids)) if number >= start else [None] * n_fed
+        fed = [
+            {"label": token_label(token_id), "at": at, "place": place}
+            for token_id, at, place in zip(call.token_ids, call.positions, places, strict=True)
+        ]
+        marks = "r" * n_old + "".join("c" if key["place"] in seen else "n" for key in fed)
+        keys = keys[len(keys) - n_old :] + fed
+        if number < start:
+            continue
+        seen.update(places)
+        right = reference(torch.tensor([text_ids], device=device), last_only=True)[0, -1]
+        steps.append(
+            {
+                "keys": [
+                    {**key, "mark": mark, "visible": visible}
+                    for key, mark, visible in zip(keys, marks, call.visible, strict=True)
+                ],
+                "error": (call.logits - right).abs().max().item(),
+            }
+        )
+        text_ids.append(call.logits.argmax().item())
+    n_new = len(text_ids) - len(prompt)
+    right_ids = generate(reference, torch.tensor([prompt], device=device), n_new)[0].tolist()
+    return {
+        "name": name,
+        "n_prompt": len(prompt),
+        "texts": token_texts(text_ids),
+        "right": token_texts(right_ids),
+        "steps": steps,
+    }

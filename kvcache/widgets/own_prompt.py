@@ -1,0 +1,60 @@
+"""Controls for readers with a kernel: a prompt of their own, through the real model."""
+
+import ipywidgets
+import torch
+from IPython.display import clear_output, display
+
+from ..tokenizer import load_tokenizer
+from .figure import show
+
+WITHOUT_A_KERNEL = (
+    "<p><b>Type a prompt of your own:</b> that needs a kernel. Open this page in Colab with the "
+    "rocket at the top, or run it on your machine with <code>make lab</code>.</p>"
+)
+
+
+class OwnPrompt(ipywidgets.VBox):
+    """A text box, a number and a button; shows the figure of the reader's own prompt below.
+
+    figure          called with token_ids (1, n_tokens) and max_new_tokens; returns what to show
+    prompt          what stands in the box at first
+    max_new_tokens  likewise
+    device          where the model is
+
+    What a prompt cannot be, `figure` says with a ValueError. It is shown in place, and an earlier
+    figure stays.
+    """
+
+    def __init__(self, figure, prompt="Time flies", max_new_tokens=6, device="cpu"):
+        self.figure, self.device = figure, device
+        self.prompt = ipywidgets.Text(prompt, description="Prompt")
+        self.max_new_tokens = ipywidgets.BoundedIntText(
+            max_new_tokens, min=1, max=200, description="New tokens"
+        )
+        self.button = ipywidgets.Button(description="Run the model")
+        self.message, self.output = ipywidgets.Label(), ipywidgets.Output()
+        self.button.on_click(self.run)
+        super().__init__([self.prompt, self.max_new_tokens, self.button, self.message, self.output])
+
+    def run(self, _=None):
+        """Run the model on what is in the box."""
+        token_ids = load_tokenizer().encode(self.prompt.value, disallowed_special=())
+        if not token_ids:
+            self.message.value = "The prompt is empty: type at least 1 character."
+            return
+        self.message.value, self.button.disabled = "running ...", True
+        try:
+            shown = self.figure(
+                torch.tensor([token_ids], device=self.device), self.max_new_tokens.value
+            )
+            with self.output:
+                clear_output(wait=True)
+                display(shown)
+            self.message.value = ""
+        except ValueError as problem:
+            self.message.value = str(problem)
+        finally:
+            self.button.disabled = False
+
+    def _ipython_display_(self, **_):
+        show(self, WITHOUT_A_KERNEL)

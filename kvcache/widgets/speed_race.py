@@ -1,0 +1,41 @@
+"""The race: two recorded generations, token by token, in the times that they really took."""
+
+from ..plots import time_per_token
+from ..tokenizer import token_texts
+from .figure import Figure, module_text
+
+
+class SpeedRace(Figure):
+    """Plays two Timing objects side by side, with the time of each token as a growing curve.
+
+    without, cached  what `time_generation` returned, without and with a cache, for one sequence
+
+    Raises ValueError if they have not the same prompt and number of new tokens, or more than one
+    sequence.
+    """
+
+    _esm = module_text("speed_race.js")
+
+    def __init__(self, without, cached, **kwargs):
+        shapes = [tuple(timing.token_ids.shape) for timing in (without, cached)]
+        if shapes[0] != shapes[1] or without.n_prompt != cached.n_prompt:
+            raise ValueError(f"the generations have shapes {shapes}; time the same prompt twice.")
+        if shapes[0][0] != 1:
+            raise ValueError(f"the batch size is {shapes[0][0]}; time one sequence: token_ids[:1].")
+        self.timings = without, cached
+        runs = [
+            {
+                "label": timing.label,
+                "milliseconds": [round(1000 * t, 4) for t in timing.per_token.tolist()],
+                "texts": token_texts(timing.token_ids[0].tolist()),
+            }
+            for timing in self.timings
+        ]
+        same = without.token_ids.tolist() == cached.token_ids.tolist()
+        super().__init__(data={"n_prompt": without.n_prompt, "runs": runs, "same": same}, **kwargs)
+
+    def still(self):
+        """The curves of both generations, whole."""
+        plot = time_per_token(self.timings)
+        plot.description = f"Speed race. {plot.description}"
+        return plot._repr_html_()
