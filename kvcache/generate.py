@@ -82,9 +82,9 @@ def next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k,
         next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
         yield next_token
         token_ids = torch.cat([token_ids, next_token], dim=1)
-        step_input = token_ids  # the whole text again
+        step_input = token_ids  # without a cache: the whole text again
         if use_cache:  # CACHE 5
-            step_input = next_token  # CACHE 5: decode
+            step_input = next_token  # CACHE 5: the new token alone
 
 
 def pick(logits, temperature=0.0, top_k=None, generator=None):

@@ -91,6 +91,7 @@ def collected():
     notebook = nbformat.v4.new_notebook()
     for name, wanted in CELLS.items():
         chapter = nbformat.read(ROOT / "chapters" / f"{name}.ipynb", as_version=4)
+        notebook.metadata = chapter.metadata  # without a kernel's name JupyterLab asks for one
         cells = {cell.id: cell.source for cell in chapter.cells}
         notebook.cells += [nbformat.v4.new_code_cell(cells[cell_id]) for cell_id in wanted]
     notebook.cells += [nbformat.v4.new_code_cell(s) for s in (SMALL_RACE, "MemoryCalculator()")]

@@ -75,6 +75,6 @@ def test_in_print_the_still_pictures_stand_there(open_page, name):
 def test_where_no_kernel_is_the_place_says_how_to_get_one(open_page, name):
     for options in ({}, {"java_script_enabled": False}):
         page = open_page(name, **options)
-        note = page.get_by_text("Type a prompt of your own:")
+        note = page.locator("p", has_text="Type a prompt of your own:").last
         expect(note).to_be_visible()
-        expect(note.locator("..")).to_contain_text("Colab")
+        expect(note).to_contain_text("Colab")

@@ -3,6 +3,8 @@
 import base64
 import html
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -85,6 +87,19 @@ def test_display_gives_the_view_and_the_still(traces, monkeypatch):
     assert f'<noscript data-still-of="{widget.model_id}">' in shown[1].data
 
 
+def test_colab_gets_the_metadata_that_it_asks_for(traces, monkeypatch):
+    """Without it Colab does not draw widgets of others than its own."""
+    output = types.ModuleType("google.colab.output")
+    output.enable_custom_widget_manager = lambda: None
+    output._widgets = types.SimpleNamespace(_installed_url="https://colab.example/manager.js")
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    shown = []
+    monkeypatch.setattr("kvcache.widgets.figure.display", lambda *a, **k: shown.append(k))
+    KVTimeline(*traces)._ipython_display_()
+    asked = shown[0]["metadata"]["application/vnd.jupyter.widget-view+json"]["colab"]
+    assert asked["custom_widget_manager"]["url"] == "https://colab.example/manager.js"
+
+
 def test_generation_is_that_of_the_model():
     plain, caching = twins()
     prompt = torch.tensor([[1, 2, 3]])
@@ -160,7 +175,7 @@ def test_code_changes_are_those_of_the_source(trained, encode):
 def test_without_the_marked_lines_the_loop_is_that_of_a_model_without_a_cache(trained, encode):
     data = CodeChanges(*trained, encode("Time flies fast")).data
     lines = [row[0] for row in data["changes"][4]["pieces"][0]["rows"] if row[0] is not None]
-    assert not any("cache" in line.replace("use_cache", "") for line in lines)
+    assert not any("_cache(" in line or "cache_k" in line for line in lines)
     names = {"torch": torch, "eval_mode": eval_mode, "pick": pick}
     exec("\n".join(lines), names)  # the very lines that the figure shows as "before"
     tokens = list(names["next_tokens"](trained[0], encode("Time"), 5, False, 0.0, None, None))

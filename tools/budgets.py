@@ -93,7 +93,7 @@ def frames(running, address, widget, name):
     entry = {"state": {"w": {"model_module": "anywidget", "state": state}}}
     text = json.dumps(entry).replace("<", "\\u003c")
     body = (
-        f'<!doctype html><title>200</title><script type="{KIND}-state+json">{text}</script>'
+        f'<!doctype html><title>200</title><body><script type="{KIND}-state+json">{text}</script>'
         f'<script type="{KIND}-view+json">{{"model_id": "w"}}</script>'
         '<script src="_static/mount_widgets.js"></script>'
     )

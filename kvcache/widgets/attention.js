@@ -3,11 +3,12 @@ import { announcer, arrow, figure, make, need, picker, shown, stepControls } fro
 
 const MARKS = {
   "+": ["tff-new", "new in this step"],
-  "=": ["tff-reused", "same as the step before: could be kept"],
+  "=": ["tff-reused", "same as the step before"],
   "≠": ["tff-changed", "changed since the step before"],
   " ": ["", "given"],
 };
 
+/** @param {{words: string[], stages: [string, string, string[]][], runs: object[][]}} data */
 function checked(data) {
   const { words, stages, runs } = data ?? {};
   need(words?.length && stages?.length && runs?.flat().length === 2 * words.length, "gaps");

@@ -38,11 +38,11 @@ function draw(runs, el) {
     stage.replaceChildren(table(run, at));
     const wrong = [
       [keys.filter(isOld).length, "of an earlier text"],
-      [keys.filter((key, i) => isTwice(key, i, keys)).length, "there twice"],
+      [keys.filter((key, i) => isAgain(key, i, keys)).length, "there again"],
       [keys.filter(isMisplaced).length, "at a wrong position"],
       [keys.filter((key) => !key.visible).length, "hidden by the mask"],
     ].filter(([n]) => n).map(([n, what]) => `${n} ${what}`);
-    speech.say(`Step ${at}: attention finds ${keys.length} keys, ${wrong.join(", ") || "none of them wrong"}. `
+    speech.say(`Step ${at}, keys found: ${keys.length}, ${wrong.join(", ") || "none wrong"}. `
       + `The logits are off by ${error < 1e-3 ? "less than 0.001" : error.toFixed(1)}.`);
     const end = run.n_prompt + at;
     const differs = run.texts.findIndex((text, i) => i < end && text !== run.right[i]);
@@ -57,7 +57,7 @@ function draw(runs, el) {
 /** @param {Key} key */
 function isOld({ place }) { return place === null; }
 function isMisplaced({ at, place }) { return place !== null && at !== place; }
-function isTwice({ place }, i, keys) { return place !== null && keys.findIndex((key) => key.place === place) < i; }
+function isAgain({ place }, i, keys) { return place !== null && keys.findIndex((key) => key.place === place) < i; }
 
 /** Rows: the steps so far, then positions and mask of the newest. @param {Run} run @param {number} at */
 function table(run, at) {
@@ -65,7 +65,7 @@ function table(run, at) {
   const verdict = (fine, text) => (fine ? String(text) : make("b", {}, `✗ ${text}`));
   return tokenTable("What attention finds in layer 1", "key of", keys.map((key) => key.label), [
     ...run.steps.slice(0, at).map((step, s) => row(`step ${s + 1}`, keys.map((_, i) => mark(step.keys[i]?.mark)), s + 1 === at)),
-    row("text", keys.map((key, i) => (isOld(key) ? verdict(false, "old") : isTwice(key, i, keys) ? verdict(false, "twice") : "this"))),
+    row("text", keys.map((key, i) => (isOld(key) ? verdict(false, "old") : isAgain(key, i, keys) ? verdict(false, "again") : "this"))),
     row("position", keys.map((key) => verdict(!isMisplaced(key), key.at))),
     row("mask", keys.map(({ visible }) => verdict(visible, visible ? "open" : "hidden"))),
   ]);

@@ -36,14 +36,14 @@ function draw(changes, el) {
     const { title, effect, pieces, before, after } = changes[at - 1];
     const lit = pieces.flatMap((piece) => piece.rows).filter((row) => row[2] && row[1]?.trim()).length;
     speech.say(`Change ${at}, ${title}: ${lit} lines changed or added in ${pieces.map((piece) => piece.where).join(", ")}.`);
-    stage.replaceChildren(...pieces.map(code), make("p", {}, effect), marks,
-      make("div", { class: "tff-panels" }, timeline(`before change ${at}`, before), timeline(`after change ${at}`, after)));
+    stage.replaceChildren(make("p", {}, effect), marks,
+      make("div", { class: "tff-panels" }, timeline(`before change ${at}`, before), timeline(`after change ${at}`, after)), ...pieces.map(code));
   }
   controls.go(1);
   return controls.stop;
 }
 
-/** Source lines side by side; unchanged lines far from a change are left out. */
+/** Source lines side by side, near the changed ones. */
 function code({ where, rows }) {
   const near = (i) => rows.slice(Math.max(0, i - AROUND), i + AROUND + 1).some((row) => row[2]);
   const cell = (text, sign, lit) => make("td", { "data-lit": lit && text !== null && sign },

@@ -16,16 +16,18 @@ from .figure import Figure, module_text
 from .kv_timeline import letters
 from .still import picture, square, text
 
-# The name of each change, what it does to the timeline, and where it is.
+# The name of each change, the experiment that shows what it is for, and where it is. Left out is
+# GPTModel.check_cache, which refuses what the cache cannot take.
 CHANGES = [
     (
         "a place to keep them",
-        "The whole text is fed at each step, and nothing is stored yet.",
+        "One layer is given the whole text at each step. A place is there; nothing is stored yet.",
         "MultiHeadAttention.__init__",
     ),
     (
         "store or append",
-        "One layer is fed one token at a time. Before, each stands alone; now it finds the others.",
+        "One layer is given one token at a time. Before, each stands alone; now it finds the "
+        "others.",
         "MultiHeadAttention.forward",
     ),
     (
@@ -35,13 +37,12 @@ CHANGES = [
     ),
     (
         "positions, and the way down",
-        "The whole model is fed one token at a time. Before, each token believes it is the first.",
-        "TransformerBlock.forward GPTModel.__init__ GPTModel.forward "
-        "GPTModel.reset_kv_cache GPTModel.check_cache",
+        "The whole model is given one token at a time. Before, each believes that it is the first.",
+        "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
     ),
     (
         "feed only the new token",
-        "The loop writes a text by itself. Now nothing is computed twice.",
+        "The loop writes a text by itself, with use_cache=False and with use_cache=True.",
         "next_tokens",
     ),
 ]
@@ -101,11 +102,11 @@ def _rows(place, number):
     else:
         before, after = _source(baseline, place), _source(cached, place)
     before, after = (textwrap.dedent("\n".join(lines)).splitlines() for lines in (before, after))
-    after = [re.sub(rf"  # CACHE {number}$|CACHE {number}: ", "", line) for line in after]
     rows = []
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for kind, i, i_end, j, j_end in matcher.get_opcodes():
-        old, new = before[i:i_end], after[j:j_end]
+        mark = rf"  # CACHE {number}$|CACHE {number}: "
+        old, new = before[i:i_end], [re.sub(mark, "", line) for line in after[j:j_end]]
         height = max(len(old), len(new))
         old, new = old + [None] * (height - len(old)), new + [None] * (height - len(new))
         rows += [[a, b, kind != "equal"] for a, b in zip(old, new, strict=True)]

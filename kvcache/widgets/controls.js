@@ -24,7 +24,7 @@ export function make(tag, attributes = {}, ...children) {
  * @param {(step: number) => void} options.onStep draws a step
  * @param {(step: number, count: number) => string} [options.name] what a step is called
  * @param {(step: number) => number} [options.pause] milliseconds that a step stays, at speed 1
- * @param {ReturnType<typeof announcer>} options.speech kept quiet while steps fly past
+ * @param {object} options.speech an announcer, kept quiet while steps fly past
  */
 export function stepControls({ count, step, onStep, name = (at, of) => `step ${at} of ${of}`, pause = () => 1000, speech }) {
   let frame = 0;
@@ -109,10 +109,10 @@ export function announcer() {
 
 /** A box that scrolls sideways by itself, also by keyboard. */
 export function scrolling(label, ...children) {
-  return make("div", { class: "tff-scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+  return make("div", { class: "tff-scroll", tabindex: 0, role: "group", "aria-label": label }, ...children);
 }
 
-/** A text in quotes, whatever direction it is written in; of a long one the end. */
+/** A text in quotes, in its own direction; of a long one the end. */
 export function quoted(text) {
   const letters = [...text];
   const end = letters.length > 60 ? `…${letters.slice(-60).join("")}` : text;
@@ -131,7 +131,7 @@ export function arrow(event) {
   return by ?? null;
 }
 
-/** Stop with a message that `figure` shows, unless the data is as it must be. */
+/** Stop with a message, unless the data is as it must be. */
 export function need(fine, fault) {
   if (!fine) throw new Error(`its data has ${fault}.`);
 }
@@ -145,12 +145,12 @@ export function filled(list, name) {
 /** The marks of the book: computed for the first time, computed again, read from the cache. */
 export const WORD = { n: "new", c: "recomputed", r: "reused" };
 
-/** A square with a mark, named for screen readers; nothing for another letter. */
+/** A square with a mark; nothing for another letter. */
 export function mark(letter) {
   return WORD[letter] ? make("span", { class: `tff-mark tff-${WORD[letter]}`, role: "img", "aria-label": WORD[letter] }) : "";
 }
 
-/** A row of a table, with its head. @param {(Node | string)[]} cells what stands in each */
+/** A row of a table. @param {(Node | string)[]} cells */
 export function row(head, cells, current = false) {
   return make("tr", { "data-current": current }, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)));
 }
@@ -158,8 +158,10 @@ export function row(head, cells, current = false) {
 /** A table with a column for each token. */
 export function tokenTable(caption, corner, tokens, rows) {
   const head = (token) => make("th", { scope: "col" }, make("span", {}, make("bdi", {}, token)));
-  return make("div", { class: "tff-scroll" }, make("table", { class: tokens.length > 4 && "tff-many" }, make("caption", {}, caption),
+  const box = scrolling(caption, make("table", { class: tokens.length > 4 && "tff-many" }, make("caption", {}, caption),
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))), make("tbody", {}, ...rows)));
+  if (box.querySelector("button")) box.tabIndex = -1; // its buttons are reached already
+  return box;
 }
 
 /** What the marks mean. @param {Record<string, string>} meanings a text for each letter */

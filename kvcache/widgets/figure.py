@@ -34,12 +34,11 @@ class Figure(anywidget.AnyWidget):
         raise NotImplementedError
 
     def _ipython_display_(self, **_):
-        show(self, self.still())
+        bundle, metadata = self._repr_mimebundle_()  # the metadata is what Colab asks for
+        show(bundle, metadata, self.model_id, self.still())
 
 
-def show(widget, instead):
+def show(bundle, metadata, model_id, instead):
     """Display a widget, and HTML that stands in its place where no script or no kernel runs."""
-    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-    bundle = {"text/plain": repr(widget), "application/vnd.jupyter.widget-view+json": view}
-    display(bundle, raw=True)
-    display(HTML(f'<noscript data-still-of="{widget.model_id}">{instead}</noscript>'))
+    display(bundle, metadata=metadata, raw=True)
+    display(HTML(f'<noscript data-still-of="{model_id}">{instead}</noscript>'))

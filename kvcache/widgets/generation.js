@@ -43,7 +43,7 @@ function draw({ tokens, texts, n_vocab, steps }, el) {
       const letter = i < kept ? "r" : i < kept + again ? "c" : i < end ? "n" : i === end ? "w" : "";
       if (chip.letter === letter) return; // only what changes is touched
       chip.letter = letter;
-      chip.root.hidden = !letter;
+      chip.root.style.visibility = letter ? "" : "hidden"; // it keeps its place
       chip.square.className = `tff-mark tff-${WORD[letter] ?? "later"}`;
       chip.note.textContent = NOTE[letter] ?? "";
     });

@@ -16,7 +16,7 @@ import { WORD, announcer, arrow, figure, filled, legend, make, need, picker, quo
 
 const COLOUR = { n: "#0072b2", c: "#d55e00", r: "#009e73" }; // for the canvas: as in figure.css
 const MEANING = { n: "new: computed for the first time", c: "recomputed: again", r: "reused: read from the cache" };
-const MANY = 1200; // more cells than this are drawn as one picture
+const MANY = 1200; // more cells are drawn as one picture
 
 /** @param {{panels: Panel[]}} data @returns {Panel[]} with the marks as letters, and counted */
 function checked(data) {
@@ -103,7 +103,7 @@ function makeGrid(panel, byLayer, on) {
   const drawing = (size.rows * size.width > MANY ? makePicture : makeTable)(panel, size, on);
   const counters = make("p", { class: "tff-counters" });
   return {
-    root: make("section", { class: "tff-panel", "aria-label": panel.title }, drawing.root, counters),
+    root: make("div", { class: "tff-panel", role: "group", "aria-label": panel.title }, drawing.root, counters),
     /** @param {number} step @param {number} layer @param {Cell | null} chosen */
     update(step, layer, chosen) {
       const here = chosen && (byLayer ? chosen.step === step : chosen.layer === layer) ? chosen : null;
@@ -158,7 +158,7 @@ function makeTable(panel, { rows: count, width, kind }, on) {
   const root = tokenTable(panel.title, kind, columns, body);
   const lines = root.querySelectorAll("tr");
   if (kind === "step") lines[0].append(make("th", { scope: "col", class: "tff-writes" }, "writes"));
-  for (const line of lines) line.cells[panel.n_prompt + 1]?.classList.add("tff-edge"); // between prompt and answer
+  if (panel.n_prompt > 1) for (const line of lines) line.cells[panel.n_prompt + 1]?.classList.add("tff-edge"); // end of the prompt
   focusable(0, 0);
 
   function focusable(r, position) {
@@ -177,7 +177,7 @@ function makeTable(panel, { rows: count, width, kind }, on) {
         if (shownRows[r] === looks) return; // only rows that change are touched
         shownRows[r] = looks;
         cells[r].forEach((cell, position) => {
-          const word = r < done ? WORD[letters[position]] : "not yet";
+          const word = (r < done && WORD[letters[position]]) || "not yet";
           cell.hidden = position >= letters.length;
           cell.className = `tff-mark tff-${r < done ? word : "later"}`;
           cell.setAttribute("aria-label", cellName(panel, kind, r, position, word));
@@ -190,7 +190,7 @@ function makeTable(panel, { rows: count, width, kind }, on) {
   };
 }
 
-/** One picture for very many cells, with a button on one of them that arrow keys move. */
+/** One picture of very many cells, with a button that arrow keys move. */
 function makePicture(panel, { rows: count, width, kind }, on) {
   const size = Math.max(3, Math.min(12, Math.floor(600 / width)));
   const scale = window.devicePixelRatio || 1;

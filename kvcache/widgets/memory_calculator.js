@@ -19,7 +19,7 @@ function size(bytes) {
 
 /** A number to type, and what is wrong with it; `read` gives a bigint or false. */
 function field({ key, label, most, unit }, oninput) {
-  const input = make("input", { type: "number", value: 1, oninput });
+  const input = make("input", { type: "number", step: "any", value: 1, oninput });
   const wrong = make("span");
   function read(heads) {
     const number = Math.round(input.value * unit), whole = unit > 1 ? "" : "whole ";
@@ -34,6 +34,7 @@ function field({ key, label, most, unit }, oninput) {
   return { key, unit, input, read, root: make("label", { class: "tff-field" }, `${label} `, input, wrong) };
 }
 
+/** @param {{fields: object[], lists: {label: string, items: object[]}[]}} data */
 function checked(data) {
   filled(data?.fields, "fields");
   need(data.lists?.length === 4 && data.lists.every(({ items }) => filled(items, "items")), "not 4 lists");
@@ -64,13 +65,13 @@ function draw({ fields, lists }, el) {
   }
   function show(gpu, [token, cache, weights, longest]) {
     const share = Number(1000n * cache / weights) / 10, over = weights + cache - gpu, fits = over <= 0n;
-    const verdict = `${fits ? "fit into" : `${size(over)} too much for`} ${size(gpu)}`;
+    const verdict = `${fits ? "fit into" : `are ${size(over)} too much for`} ${size(gpu)}`;
     table.replaceChildren(...[
       ["bytes-per-token", token, grouped(token)],
       ["cache", cache, size(cache)],
       ["weights", weights, size(weights)],
       ["cache-to-weights", share, `${share} %`],
-      ["longest-context", longest, `${grouped(longest)} tokens`],
+      ["longest-context", longest, longest ? `${grouped(longest)} tokens would fit` : "the weights alone do not fit"],
       ["together", +fits, verdict],
     ].map(([key, value, text]) => make("tr", {}, make("th", { scope: "row" }, key.replaceAll("-", " ")),
       make("td", { "data-output": key, "data-value": value }, text))));
@@ -78,7 +79,7 @@ function draw({ fields, lists }, el) {
     bars.replaceChildren(...[["weights", weights, 0], ["cache", cache, weights], ["GPU", gpu, 0]].flatMap(([name, bytes, start]) => [
       `${name} ${size(bytes)}`,
       make("div", { class: `tff-mark tff-${name}`, style: `margin-left:${percent(start)};width:${percent(bytes)}` })]));
-    speech.say(`Cache ${size(cache)}, weights ${size(weights)}: ${verdict}. At most ${grouped(longest)} tokens fit.`);
+    speech.say(`Cache ${size(cache)} and weights ${size(weights)} ${verdict}.`);
   }
   el.replaceChildren(make("div", { class: "tff-controls" }, ...pickers, ...inputs.map(({ root }) => root)), speech.root, bars, table, sources);
   for (const { items } of lists) fill(items[0]);

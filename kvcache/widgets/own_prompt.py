@@ -57,4 +57,6 @@ class OwnPrompt(ipywidgets.VBox):
             self.button.disabled = False
 
     def _ipython_display_(self, **_):
-        show(self, WITHOUT_A_KERNEL)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        bundle = {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
+        show(bundle, {}, self.model_id, WITHOUT_A_KERNEL)

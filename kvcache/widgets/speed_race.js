@@ -40,7 +40,7 @@ function draw({ n_prompt, runs, same }, el) {
     const bar = make("span", { class: `tff-${look.name}` });
     const end = make("span");
     return {
-      root: make("section", { class: "tff-lane", "aria-label": label },
+      root: make("div", {},
         make("div", {}, `${label}: `, count, ` of ${total} tokens`, end),
         make("div", { class: "tff-track" }, bar)),
       /** @param {number} n tokens written @param {number | false} seconds when it was done */
