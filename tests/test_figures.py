@@ -2,6 +2,7 @@
 
 import html
 import json
+import random
 import re
 from pathlib import Path
 
@@ -631,6 +632,48 @@ def test_malformed_data_is_said_in_place_and_the_rest_goes_on(mount, made, broke
     expect(page.locator(".tff-controls").first).to_be_visible()
     expect(page.get_by_text("after", exact=True)).to_be_visible()
     assert not page.complaints
+
+
+def damaged(data, chance):
+    """A deep copy with one place, at any depth, left out or replaced."""
+    data = json.loads(json.dumps(data))
+    at = data
+    while True:
+        key = chance.choice(list(at) if isinstance(at, dict) else range(len(at)))
+        deeper = isinstance(at[key], (dict, list)) and len(at[key]) > 0
+        if not deeper or chance.random() < 0.2:
+            break
+        at = at[key]
+    if chance.random() < 0.5:
+        del at[key]
+    else:
+        at[key] = chance.choice([None, -1, 1e300, "x", [], {}])
+    return data
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_data_never_throws_also_when_the_reader_goes_on(mount, made, seed):
+    chance = random.Random(seed)
+    widgets = [*made, *others("a")]
+    page = mount(
+        *({**state_of(w), "data": damaged(w.data, chance)} for w in widgets for _ in range(4))
+    )
+    page.evaluate(
+        """async () => {
+            for (const figure of document.querySelectorAll(".tff")) {
+                for (const input of figure.querySelectorAll("select, input")) {
+                    if (input.tagName === "SELECT") input.selectedIndex = input.length - 1;
+                    else if (input.type === "range") input.value = 1;
+                    input.dispatchEvent(new Event("input"));
+                    input.dispatchEvent(new Event("change"));
+                }
+                for (const button of figure.querySelectorAll("button")) button.click();
+            }
+            await new Promise((done) => setTimeout(done, 300));
+        }"""
+    )
+    assert not page.complaints
+    expect(page.locator("main > p").last).to_be_visible()
 
 
 def test_the_modules_stand_alone_and_are_typed():

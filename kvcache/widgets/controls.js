@@ -11,11 +11,20 @@
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    if (typeof value === "function") element.addEventListener(name.slice(2), (event) => guarded(element.closest(".tff"), () => value(event)));
     else if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
   element.append(...children);
   return element;
+}
+
+/** Do some work; what goes wrong is said in the figure's place, and the page goes on. */
+function guarded(el, work) {
+  try {
+    return work();
+  } catch (error) {
+    el?.replaceChildren(make("p", { class: "tff-error" }, `This figure cannot be drawn: ${error.message}`));
+  }
 }
 
 /**
@@ -66,7 +75,7 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
       while (to < count && owed >= pause(to)) owed -= pause(to++);
       if (to === step) return;
       shown = now;
-      go(to);
+      guarded(root.parentElement, () => go(to));
       if (step === count) stop();
     });
   }
@@ -170,7 +179,7 @@ export function legend(meanings) {
 }
 
 /**
- * A widget for anywidget. What goes wrong is said in its place; the rest of the page goes on.
+ * A widget for anywidget.
  * @param {string} name for screen readers
  * @param {(data: any) => any} checked throws if the data is not as it must be
  * @param {(data: any, el: HTMLElement) => (() => void) | void} draw returns what cleans up
@@ -181,11 +190,7 @@ export function figure(name, checked, draw) {
       el.classList.add("tff");
       el.setAttribute("role", "group");
       el.setAttribute("aria-label", name);
-      try {
-        return draw(checked(model.get("data")), el);
-      } catch (error) {
-        el.replaceChildren(make("p", { class: "tff-error" }, `This figure cannot be drawn: ${error.message}`));
-      }
+      return guarded(el, () => draw(checked(model.get("data")), el));
     },
   };
 }

@@ -92,7 +92,7 @@ function draw(panels, el) {
   return controls.stop;
 }
 
-/** A title, a grid whose rows are steps (or layers of one step), and counters. */
+/** A grid whose rows are steps, or layers of one step, and counters. */
 function makeGrid(panel, byLayer, on) {
   const nSteps = panel.marks[0].length;
   const size = {

@@ -5,7 +5,7 @@ import { announcer, figure, filled, make, need, quoted, stepControls } from "./c
  * @typedef {object} Run one generation
  * @property {string} label
  * @property {number[]} milliseconds for each new token
- * @property {string[]} texts what each token of prompt and continuation adds to the text
+ * @property {string[]} texts of all tokens
  */
 const LOOKS = [{ name: "recomputed", dash: "6 4", line: "dashed" }, { name: "reused", dash: "none", line: "solid" }];
 
