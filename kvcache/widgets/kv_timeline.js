@@ -15,7 +15,7 @@ import { WORD, announcer, arrow, figure, filled, legend, make, need, picker, quo
 /** @typedef {{panel: Panel, step: number, layer: number, position: number}} Cell step from 1, the rest from 0 */
 
 const COLOUR = { n: "#0072b2", c: "#d55e00", r: "#009e73" }; // for the canvas: as in figure.css
-const MEANING = { n: "new: computed for the first time", c: "recomputed: again", r: "reused: read from the cache" };
+const MEANING = { n: "new: computed for the first time", c: "recomputed: again", r: "reused: from the cache" };
 const MANY = 1200; // more cells are drawn as one picture
 
 /** @param {{panels: Panel[]}} data @returns {Panel[]} with the marks as letters, and counted */
