@@ -106,7 +106,12 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 
     cfg    a GPTConfig, which has a key and a value in each of its n_heads, or a ModelShape
     dtype  a torch dtype, or a name in BITS
+
+    Raises ValueError for a number of tokens or sequences that cannot be.
     """
+    if type(n_tokens) is not int or n_tokens < 0:
+        raise ValueError(f"n_tokens is {n_tokens!r}; it must be a whole number, 0 or more.")
+    _check_whole("batch_size", batch_size)
     n_kv_heads = getattr(cfg, "n_kv_heads", cfg.n_heads)
     numbers = 2 * cfg.n_layers * batch_size * n_kv_heads * n_tokens * cfg.head_dim
     return numbers * _bits(dtype) // 8

@@ -143,7 +143,7 @@ class _Softmax(TorchFunctionMode):
         self.scores = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.softmax:
+        if func is torch.softmax and args[0].ndim == 4:  # not that of drawing a token
             self.scores.append(args[0])
         return func(*args, **(kwargs or {}))
 
@@ -153,18 +153,24 @@ def watch(model):
     """Record the calls of a model with a batch of one, also of a broken one.
 
     with watch(model) as calls: ... afterwards `calls` is a list of Call.
+
+    Raises ValueError, at the call, for a larger batch.
     """
     calls, seen, softmax = [], {}, _Softmax()
 
+    def note_input(embedding, inputs, output):
+        batch_size = inputs[0].shape[0]
+        if batch_size != 1:
+            raise ValueError(f"the batch size is {batch_size}; watch one: token_ids[:1].")
+        softmax.scores.clear()
+        seen["token_ids"] = inputs[0][0].tolist()
+
     def note_call(model, inputs, logits):
         visible = softmax.scores[0][0, 0, -1].isfinite().tolist()
-        softmax.scores.clear()
         calls.append(Call(seen["token_ids"], seen["positions"], visible, logits[0, -1]))
 
     hooks = [
-        model.tok_emb.register_forward_hook(
-            lambda _, i, o: seen.update(token_ids=i[0][0].tolist())
-        ),
+        model.tok_emb.register_forward_hook(note_input),
         model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0].tolist())),
         model.register_forward_hook(note_call),
     ]

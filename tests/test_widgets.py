@@ -244,3 +244,38 @@ def test_every_still_has_a_description(trained, encode):
         SpeedRace(timing(prompt), timing(prompt)),
     ):
         assert 'role="img" aria-label="' in widget.still()
+
+
+def test_a_choice_that_ties_is_among_the_candidates():
+    plain, _ = twins()
+    plain.out_head.weight.data.zero_()  # every token is as likely as every other
+    step = Generation(plain, torch.tensor([[1]]), 1, n_best=3).data["steps"][0]
+    assert step["probabilities"] == pytest.approx([1 / 50] * 3)
+    assert len(step["best"]) == 3
+    with pytest.raises(ValueError, match="n_best is 0"):
+        Generation(plain, torch.tensor([[1]]), 1, n_best=0)
+
+
+def test_wrong_arguments_are_named(trained, encode):
+    plain, caching = trained
+    text = encode("Time flies")
+    with pytest.raises(TypeError, match=r"baseline\.GPTModel first"):
+        CodeChanges(caching, plain, text)
+    with pytest.raises(TypeError, match="token_ids is a list"):
+        CodeChanges(plain, caching, [[1, 2]])
+    with pytest.raises(ValueError, match="context length is 128"):
+        CodeChanges(plain, caching, text[:, :1].expand(1, 128))
+    with pytest.raises(TypeError, match="a trace is a list"):
+        KVTimeline([1])
+    with pytest.raises(ValueError, match="watch one"), torch.no_grad(), watch(caching):
+        caching(text.expand(2, 2))
+
+
+def test_a_reference_in_training_mode_is_compared_in_eval_mode():
+    plain, caching = twins()
+    with watch(caching) as calls:
+        generate(caching, torch.tensor([[1, 2]]), 3, use_cache=True, temperature=1.0)
+    plain.train()
+    steps = BreakIt(plain, {"x": (calls[:1], 0)}).data["runs"][0]["steps"]
+    assert steps[0]["error"] < 1e-3
+    assert plain.training

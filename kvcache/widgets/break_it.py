@@ -2,7 +2,7 @@
 
 import torch
 
-from ..generate import generate
+from ..generate import eval_mode, generate
 from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
 from .still import picture, text
@@ -26,7 +26,7 @@ class BreakIt(Figure):
         for name, (calls, start) in runs.items():
             if not 0 <= start < len(calls):
                 raise ValueError(f"{name}: start is {start}, with {len(calls)} calls recorded.")
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(reference):
             data = {"runs": [_run(reference, name, *run) for name, run in runs.items()]}
         super().__init__(data=data, **kwargs)
 

@@ -58,6 +58,10 @@ class CodeChanges(Figure):
     _esm = module_text("code_changes.js")
 
     def __init__(self, plain, caching, token_ids, **kwargs):
+        if hasattr(plain, "reset_kv_cache") or not hasattr(caching, "reset_kv_cache"):
+            raise TypeError("pass a baseline.GPTModel first, then a cached.GPTModel.")
+        # The last experiment writes as many tokens as there are, after the first of them.
+        caching.cfg.check_token_ids(token_ids, caching.tok_emb.weight.device, n_past=1)
         if token_ids.shape[0] != 1 or token_ids.shape[1] < 2:
             raise ValueError(
                 f"token_ids has shape {tuple(token_ids.shape)}; pass (1, n_tokens), n_tokens >= 2."
@@ -170,9 +174,8 @@ def _row(attention, x, newest, **use_cache):
     has neither been given nor kept.
     """
     computed = []
-    hook = attention.W_key.register_forward_hook(lambda _, i, o: computed.append(o.shape[1]))
-    attention(x, **use_cache)
-    hook.remove()
+    with attention.W_key.register_forward_hook(lambda _, i, o: computed.append(o.shape[1])):
+        attention(x, **use_cache)
     kept = getattr(attention, "cache_k", None)
     n_kept = 0 if kept is None else kept.shape[2]
     n_reused = max(0, n_kept - computed[0])

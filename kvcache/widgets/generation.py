@@ -2,7 +2,7 @@
 
 import torch
 
-from ..generate import stream
+from ..generate import is_whole, stream
 from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
 from .still import picture, square, text
@@ -17,7 +17,7 @@ class Generation(Figure):
     use_cache       as in `generate`
     n_best          how many candidates to show for each step
 
-    Raises ValueError for a batch or for no new token, and what `stream` raises.
+    Raises ValueError for a batch, for no new token and for no candidate, and what `stream` raises.
     """
 
     _esm = module_text("generation.js")
@@ -28,6 +28,8 @@ class Generation(Figure):
             raise ValueError(f"the batch size is {token_ids.shape[0]}; show one: token_ids[:1].")
         if max_new_tokens == 0:
             raise ValueError("max_new_tokens is 0; generate at least 1 token.")
+        if not is_whole(n_best) or n_best < 1:
+            raise ValueError(f"n_best is {n_best!r}; choose a whole number of at least 1.")
         n_best = min(n_best, model.cfg.vocab_size)
         all_ids, n_read, steps, seen = token_ids[0].tolist(), 0, [], {}
         hooks = [  # what the model is given, and the logits that come out, in the real run
@@ -38,19 +40,21 @@ class Generation(Figure):
             for next_token in tokens:
                 kept = min(n_read, len(all_ids) - seen["given"])
                 probabilities = torch.softmax(seen["logits"].float(), dim=-1)  # (vocab_size,)
-                best = probabilities.topk(n_best)
+                best, chosen = probabilities.topk(n_best).indices.tolist(), next_token.item()
+                if chosen not in best:  # it ties with others, and came behind them
+                    best[-1] = chosen
                 steps.append(
                     {
                         "kept": kept,
                         "again": n_read - kept,
                         "first": len(all_ids) - n_read,
-                        "best": [token_label(token_id) for token_id in best.indices.tolist()],
-                        "probabilities": best.values.tolist(),
-                        "chosen": best.indices.tolist().index(next_token.item()),
+                        "best": [token_label(token_id) for token_id in best],
+                        "probabilities": probabilities[best].tolist(),
+                        "chosen": best.index(chosen),
                     }
                 )
                 n_read = len(all_ids)
-                all_ids.append(next_token.item())
+                all_ids.append(chosen)
         finally:
             for hook in hooks:
                 hook.remove()

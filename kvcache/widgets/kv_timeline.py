@@ -4,6 +4,7 @@ import base64
 import itertools
 
 from ..tokenizer import token_label, token_texts
+from ..trace import Trace
 from .figure import Figure, module_text
 from .still import picture, square, text
 
@@ -16,7 +17,7 @@ class KVTimeline(Figure):
     traces  one or two Trace objects, for example without and with a cache.
             Traced with vectors=True, a click on a cell shows its key and value.
 
-    Raises ValueError for no trace, or for a trace without steps.
+    Raises TypeError for what is no Trace, and ValueError for none, or for a trace without steps.
     """
 
     _esm = module_text("kv_timeline.js")
@@ -25,6 +26,8 @@ class KVTimeline(Figure):
         if not traces:
             raise ValueError("no trace was given; KVTimeline needs at least 1.")
         for trace in traces:
+            if not isinstance(trace, Trace):
+                raise TypeError(f"a trace is a {type(trace).__name__}; pass what trace() returned.")
             if not trace.steps:
                 raise ValueError("the trace has 0 steps; trace at least 1 new token.")
             if len(trace.steps[0]) != len(traces[0].steps[0]):

@@ -21,8 +21,7 @@ class OwnPrompt(ipywidgets.VBox):
     max_new_tokens  likewise
     device          where the model is
 
-    What a prompt cannot be, `figure` says with a ValueError. It is shown in place, and an earlier
-    figure stays.
+    What `figure` raises is shown in place, and an earlier figure stays.
     """
 
     def __init__(self, figure, prompt="Time flies", max_new_tokens=6, device="cpu"):
@@ -51,7 +50,7 @@ class OwnPrompt(ipywidgets.VBox):
                 clear_output(wait=True)
                 display(shown)
             self.message.value = ""
-        except ValueError as problem:
+        except (TypeError, ValueError, RuntimeError) as problem:
             self.message.value = str(problem)
         finally:
             self.button.disabled = False
