@@ -594,6 +594,9 @@ def test_one_token_and_two_hundred(mount, n_new):
     scope = figure(page, "K/V timeline")
     wasted = scope.locator('[data-counter="wasted"]').first
     expect(wasted).to_have_text(str(n_new * (n_new - 1) // 2))
+    if n_new == 1:  # there is nothing to play, and playing ends
+        scope.get_by_role("button", name="Play").click()
+        expect(scope.get_by_role("button", name="Play")).to_be_visible()
     if n_new == 200:
         set_step(scope, 150)
         expect(wasted).to_have_text(str(150 * 149 // 2))

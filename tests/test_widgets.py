@@ -256,6 +256,14 @@ def test_a_choice_that_ties_is_among_the_candidates():
         Generation(plain, torch.tensor([[1]]), 1, n_best=0)
 
 
+def test_numbers_that_json_does_not_know_are_refused():
+    """One NaN in the state of a page would take all of its figures away."""
+    token_ids = torch.tensor([[1, 2]])
+    endless = Timing("x", 1, torch.tensor([[float("nan")]]), token_ids)
+    with pytest.raises(ValueError, match="SpeedRace: a number is infinite or NaN"):
+        SpeedRace(endless, endless)
+
+
 def test_wrong_arguments_are_named(trained, encode):
     plain, caching = trained
     text = encode("Time flies")

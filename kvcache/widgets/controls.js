@@ -73,7 +73,7 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
       if (calm && now - shown < 1000) return;
       let to = step;
       while (to < count && owed >= pause(to)) owed -= pause(to++);
-      if (to === step) return;
+      if (to === step && step < count) return;
       shown = now;
       guarded(root.parentElement, () => go(to));
       if (step === count) stop();

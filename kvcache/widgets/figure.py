@@ -1,5 +1,6 @@
 """What every widget shares: its modules, its style, and the still picture beside it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -28,6 +29,15 @@ class Figure(anywidget.AnyWidget):
 
     _css = (FOLDER / "figure.css").read_text(encoding="utf-8")
     data = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, **kwargs):
+        try:
+            json.dumps(kwargs.get("data"), allow_nan=False)
+        except ValueError:
+            raise ValueError(
+                f"{type(self).__name__}: a number is infinite or NaN; give finite ones."
+            ) from None
+        super().__init__(**kwargs)
 
     def still(self):
         """SVG of a telling state, for readers without JavaScript and for print."""

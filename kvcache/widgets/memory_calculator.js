@@ -13,7 +13,7 @@ function costs(of, cacheFormat, weightFormat) {
 
 function size(bytes) {
   let value = Number(bytes), unit = 0;
-  for (; value >= 999.5; unit++) value /= 1000;
+  for (; value >= 999.5 && unit < 9; unit++) value /= 1000;
   return `${+value.toPrecision(3)} ${["", ..."kMGTPEZYR"][unit]}B`;
 }
 
