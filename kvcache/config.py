@@ -5,6 +5,12 @@ from dataclasses import dataclass
 import torch
 
 
+def check_size(name, size):
+    """Raise ValueError unless a size is a whole number of at least 1."""
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     """The sizes of one GPT. The field names are those of the public GPT behind the sources.
@@ -30,9 +36,7 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
-            size = getattr(self, name)
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
+            check_size(name, getattr(self, name))
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"drop_rate is {self.drop_rate!r}; choose 0 <= drop_rate < 1.")
         if self.emb_dim % self.n_heads:

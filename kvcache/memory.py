@@ -7,13 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from .config import check_size
+
 # Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "int8": 8, "int4": 4}
-
-
-def _check_whole(name, value):
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class ModelShape:
     def __post_init__(self):
         sizes = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "n_parameters", "context_length")
         for name in sizes:
-            _check_whole(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
@@ -111,7 +108,7 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     """
     if type(n_tokens) is not int or n_tokens < 0:
         raise ValueError(f"n_tokens is {n_tokens!r}; it must be a whole number, 0 or more.")
-    _check_whole("batch_size", batch_size)
+    check_size("batch_size", batch_size)
     n_kv_heads = getattr(cfg, "n_kv_heads", cfg.n_heads)
     numbers = 2 * cfg.n_layers * batch_size * n_kv_heads * n_tokens * cfg.head_dim
     return numbers * _bits(dtype) // 8
@@ -139,7 +136,7 @@ def longest_context(
         raise ValueError(
             f"memory_bytes is {memory_bytes!r}; pass a number above 0, such as 80 * 10**9."
         )
-    _check_whole("batch_size", batch_size)
+    check_size("batch_size", batch_size)
     free = int(memory_bytes) - weight_bytes(shape, weight_dtype)
     return max(0, free) // kv_cache_bytes(shape, 1, batch_size, dtype)
 

@@ -40,11 +40,7 @@ def token_label(token_id):
 
     A mark that belongs on the letter before it, as an accent may, stands on a dotted circle.
     """
-    try:
-        token = load_tokenizer().decode_single_token_bytes(token_id)
-    except KeyError:
-        return f"#{token_id}"  # beyond the vocabulary of the tokenizer
-    text = token.decode("utf-8", "backslashreplace")
+    text = token_bytes(token_id).decode("utf-8", "backslashreplace")
     text = text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
     if unicodedata.category(text[0]).startswith("M"):
         text = "◌" + text
@@ -57,11 +53,12 @@ def token_texts(token_ids):
     A character that is spread over several tokens comes with the last of them.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    texts = []
-    for token_id in token_ids:
-        try:
-            token = load_tokenizer().decode_single_token_bytes(token_id)
-        except KeyError:
-            token = f"#{token_id}".encode()  # beyond the vocabulary of the tokenizer
-        texts.append(decoder.decode(token))
-    return texts
+    return [decoder.decode(token_bytes(token_id)) for token_id in token_ids]
+
+
+def token_bytes(token_id):
+    """The bytes of one token; beyond the vocabulary of the tokenizer its number."""
+    try:
+        return load_tokenizer().decode_single_token_bytes(token_id)
+    except KeyError:
+        return f"#{token_id}".encode()

@@ -71,7 +71,7 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
       owed += Math.min(1000, Math.max(0, now - last)) * Number(speed.value);
       last = now;
       if (calm && now - shown < 1000) return;
-      if (root.parentElement.querySelector(":scope > :not(.tff-controls) :focus")) return stop();
+      if (root.parentElement?.querySelector(":scope > :not(.tff-controls) :focus") !== null) return stop();
       let to = step;
       while (to < count && owed >= pause(to)) owed -= pause(to++);
       if (to === step && step < count) return;
