@@ -1,6 +1,6 @@
 """Time Flies Fast: the small helper package of a book about the KV cache."""
 
-from . import baseline, cached
+from . import baseline, cached, caches, llama, optimized
 from .config import GPT2_124M, TIME_FLIES, GPTConfig
 from .generate import generate, stream
 from .tokenizer import load_tokenizer
@@ -12,8 +12,11 @@ __all__ = [
     "GPTConfig",
     "baseline",
     "cached",
+    "caches",
     "generate",
+    "llama",
     "load_tokenizer",
+    "optimized",
     "stream",
     "trace",
 ]

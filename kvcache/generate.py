@@ -2,30 +2,43 @@
 
 import math
 from contextlib import contextmanager
+from inspect import signature
 from numbers import Integral
 
 import torch
+from torch.nn import functional as F
 
 from .config import GPTConfig
 
 
-def generate(model, token_ids, max_new_tokens, use_cache=False, **sampling):
+def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
     """Continue each row of `token_ids` by `max_new_tokens` tokens.
 
     token_ids (batch, n_tokens) -> (batch, n_tokens + max_new_tokens)
 
-    Greedy by default: always the most likely token. For `sampling` and the errors raised see
+    Greedy by default: always the most likely token. For `options` and the errors raised see
     `stream`, which does the work.
     """
-    new_tokens = list(stream(model, token_ids, max_new_tokens, use_cache, **sampling))
+    new_tokens = list(stream(model, token_ids, max_new_tokens, use_cache, **options))
     return torch.cat([token_ids, *new_tokens], dim=1)
 
 
 def stream(
-    model, token_ids, max_new_tokens, use_cache=False, temperature=0.0, top_k=None, generator=None
+    model,
+    token_ids,
+    max_new_tokens,
+    use_cache=False,
+    cache=None,
+    temperature=0.0,
+    top_k=None,
+    generator=None,
 ):
     """Like `generate`, but yields each new token, (batch, 1), as soon as it is there.
 
+    use_cache    for `cached.GPTModel`, whose cache is inside it
+    cache        for a model that is handed one, such as `optimized.GPTModel`: an object of
+                 `caches`. The tokens continue those that it holds; afterwards it holds every token
+                 but the last. None: the model reads the whole text again for each token.
     temperature  0 takes the most likely token; above 0 draws from softmax(logits / temperature)
     top_k        draw among the k most likely tokens only
     generator    a seeded torch.Generator on the model's device, for draws that can be repeated
@@ -41,20 +54,27 @@ def stream(
         raise TypeError(
             f"cannot generate with a {type(model).__name__}; pass a GPTModel of kvcache."
         )
-    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device)
-    n_tokens, limit = token_ids.shape[1], model.cfg.context_length
+    n_past, limit = getattr(cache, "n_tokens", 0), model.cfg.context_length
+    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    n_prompt = token_ids.shape[1]
     if not is_whole(max_new_tokens) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; choose a whole number, 0 or more.")
-    if n_tokens + max_new_tokens > limit:
+    if n_past + n_prompt + max_new_tokens > limit:
+        earlier = f"{n_past} cached + " if n_past else ""
         raise ValueError(
-            f"{n_tokens} prompt tokens + {max_new_tokens} new tokens exceed the context length of "
-            f"{limit}; ask for at most {limit - n_tokens} new ones, or shorten the prompt."
+            f"{earlier}{n_prompt} prompt tokens + {max_new_tokens} new tokens exceed the context length of "
+            f"{limit}; ask for at most {limit - n_past - n_prompt} new ones, or shorten the prompt."
         )
+    name = f"{type(model).__module__}.{type(model).__name__}"
     if use_cache and not hasattr(model, "reset_kv_cache"):
         raise ValueError(
-            f"use_cache=True: {type(model).__module__}.{type(model).__name__} has no cache; "
-            "use cached.GPTModel, or use_cache=False."
+            f"use_cache=True: {name} has no cache inside; use cached.GPTModel, or use_cache=False."
         )
+    takes_cache = "cache" in signature(model.forward).parameters
+    if cache is not None:
+        if not takes_cache:
+            raise ValueError(f"{name} takes no cache object; use optimized.GPTModel.")
+        cache.check(token_ids.shape[0], token_ids.shape[1] + max(0, max_new_tokens - 1))
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature is {temperature}; choose 0 (greedy) or more.")
     vocab_size = model.cfg.vocab_size
@@ -63,7 +83,22 @@ def stream(
             f"top_k is {top_k} with temperature {temperature}; choose a whole number from 1 to "
             f"{vocab_size} and a temperature above 0, or leave top_k out."
         )
+    if takes_cache:
+        return next_tokens_with(
+            cache, model, token_ids, max_new_tokens, temperature, top_k, generator
+        )
     return next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator)
+
+
+@torch.no_grad()
+def next_tokens_with(cache, model, token_ids, max_new_tokens, temperature, top_k, generator):
+    """The loop for a model that is handed its cache: nothing to reset, nothing to guard."""
+    step_input = token_ids  # the whole prompt
+    for _ in range(max_new_tokens):
+        logits = model(step_input, cache, last_only=True)  # (batch, 1, vocab_size)
+        next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
+        yield next_token
+        step_input = torch.cat([step_input, next_token], dim=1) if cache is None else next_token
 
 
 @torch.no_grad()
@@ -115,3 +150,16 @@ def eval_mode(model):
 def is_whole(number):
     """Whether this is a whole number, and not a truth value."""
     return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def pad_left(prompts):
+    """Prompts of unequal length as one batch, each filled up at its left.
+
+    prompts    tensors (n_tokens,) of token ids
+    token_ids  (batch, longest)
+    n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    n_pad = torch.tensor([longest - len(prompt) for prompt in prompts])
+    rows = [F.pad(prompt, (longest - len(prompt), 0)) for prompt in prompts]
+    return torch.stack(rows), n_pad

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from .caches import kv_heads
 from .config import check_size
 
 # Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
@@ -109,8 +110,7 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     if type(n_tokens) is not int or n_tokens < 0:
         raise ValueError(f"n_tokens is {n_tokens!r}; it must be a whole number, 0 or more.")
     check_size("batch_size", batch_size)
-    n_kv_heads = getattr(cfg, "n_kv_heads", cfg.n_heads)
-    numbers = 2 * cfg.n_layers * batch_size * n_kv_heads * n_tokens * cfg.head_dim
+    numbers = 2 * cfg.n_layers * batch_size * kv_heads(cfg) * n_tokens * cfg.head_dim
     return numbers * _bits(dtype) // 8
 
 

@@ -26,17 +26,22 @@ STYLE = {
 }
 
 
-# Without a cache, with a cache, then the limits of both: told apart by line as well as by colour.
+# Without a cache, with a cache, then others: told apart by line as well as by colour.
 LINES = [
     {"color": RECOMPUTED, "linestyle": "--"},
     {"color": REUSED, "linestyle": "-"},
     {"color": RECOMPUTED, "linestyle": ":"},
     {"color": REUSED, "linestyle": ":"},
+    {"color": NEW, "linestyle": "-"},
+    {"color": NEW, "linestyle": "-."},
 ]
 BARS = [
     {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "///"},
     {"facecolor": "none", "edgecolor": REUSED},
     {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "xxx"},
+    {"facecolor": "none", "edgecolor": REUSED, "hatch": "..."},
+    {"facecolor": NEW, "edgecolor": NEW},
+    {"facecolor": "none", "edgecolor": NEW, "hatch": "\\\\\\"},
 ]
 
 
@@ -89,20 +94,23 @@ def time_per_token(timings):
 
 def tokens_per_second(timings):
     """A bar for each timing. Without a cache first, then with."""
-    rates = [timing.tokens_per_second for timing in timings]
-    labels = [timing.label for timing in timings]
+    rates = [(timing.label, timing.tokens_per_second) for timing in timings]
+    return bars(rates, "tokens per second", "Tokens per second.")
+
+
+def bars(rows, xlabel, description, digits=1):
+    """A bar with its number for each row. rows: [(label, value), ...], in the order of BARS."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(timings)))
-        for row, (rate, style) in enumerate(zip(rates, itertools.cycle(BARS), strict=False)):
-            axes.barh(row, rate, height=0.6, linewidth=2, **style)
-            axes.annotate(
-                f"{rate:.1f}", (rate, row), (6, 0), textcoords="offset points", va="center"
-            )
-        axes.set_yticks(range(len(labels)), labels)
+        figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(rows)))
+        for row, ((_, value), style) in enumerate(zip(rows, itertools.cycle(BARS), strict=False)):
+            axes.barh(row, value, height=0.6, linewidth=2, **style)
+            number = f"{value:,.{digits}f}"
+            axes.annotate(number, (value, row), (6, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         axes.invert_yaxis()
-        axes.set_xlabel("tokens per second")
-    pairs = [f"{label}: {rate:.1f}." for label, rate in zip(labels, rates, strict=True)]
-    return Plot(figure, "Tokens per second. " + " ".join(pairs))
+        axes.set_xlabel(xlabel)
+    pairs = [f"{label}: {value:,.{digits}f}." for label, value in rows]
+    return Plot(figure, " ".join([description, *pairs]))
 
 
 def speed_up(without, cached):

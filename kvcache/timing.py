@@ -51,17 +51,25 @@ class Timing:
 
 
 def time_generation(
-    model, token_ids, max_new_tokens, use_cache=False, label="", repeats=3, warmup=3
+    model,
+    token_ids,
+    max_new_tokens,
+    use_cache=False,
+    label="",
+    repeats=3,
+    warmup=3,
+    make_cache=lambda: None,
 ):
-    """Time each token of `stream(model, token_ids, max_new_tokens, use_cache)`.
+    """Time each token of `stream(model, token_ids, max_new_tokens, use_cache, make_cache())`.
 
-    repeats  how often the whole generation is timed, at least 1
-    warmup   tokens generated before, untimed: the first passes set up memory and threads
+    repeats     how often the whole generation is timed, at least 1
+    warmup      tokens generated before, untimed: the first passes set up memory and threads
+    make_cache  called for each generation: a new cache for a model that is handed one
     """
     for name, count in (("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if not is_whole(count) or count < 1:
             raise ValueError(f"{name} is {count!r}; timing needs a whole number of at least 1.")
-    for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache):
+    for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache, make_cache()):
         pass
     seconds = torch.zeros(repeats, max_new_tokens, dtype=torch.float64)
     with tqdm(total=seconds.numel(), desc=label, unit="token", leave=False) as progress:
@@ -69,7 +77,8 @@ def time_generation(
             new_tokens = []
             synchronize(token_ids.device)
             start = time.perf_counter()
-            for i, next_token in enumerate(stream(model, token_ids, max_new_tokens, use_cache)):
+            tokens = stream(model, token_ids, max_new_tokens, use_cache, make_cache())
+            for i, next_token in enumerate(tokens):
                 synchronize(token_ids.device)
                 now = time.perf_counter()
                 repeat[i] = now - start

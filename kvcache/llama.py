@@ -1,0 +1,152 @@
+"""A Llama, readable: rotary positions, grouped-query attention, gated feed-forward. Runs SmolLM2.
+
+Beside the GPT of the book: RMSNorm in place of LayerNorm; no table of positions, but queries and
+keys that are turned by an angle which grows with the position; fewer keys and values than
+queries; a third matrix in the feed-forward. The caches are the same objects.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .baseline import split_heads
+from .caches import ConcatCache
+from .config import GPTConfig, check_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(GPTConfig):
+    """The sizes of a Llama: those of a GPT, and
+
+    n_kv_heads  heads with a key and a value; each serves n_heads / n_kv_heads query heads
+    hidden_dim  numbers inside the feed-forward
+    rope_base   how slowly the slowest pair of numbers turns
+    norm_eps    what RMSNorm adds before it divides
+    """
+
+    n_kv_heads: int
+    hidden_dim: int
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_size("n_kv_heads", self.n_kv_heads)
+        check_size("hidden_dim", self.hidden_dim)
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
+                f"choose a divisor of {self.n_heads}."
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need pairs: even.")
+
+
+class RMSNorm(nn.Module):
+    """Brings each token's vector to a mean square of 1, then scales it (Zhang, Sennrich 2019)."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(cfg.emb_dim))
+        self.eps = cfg.norm_eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.scale.shape, self.scale, self.eps)
+
+
+def rotation(cfg, positions):
+    """Cosines and sines of the angles at these positions (Su et al. 2021, RoPE).
+
+    positions (1 or batch, n_tokens) -> two tensors (1 or batch, 1, n_tokens, head_dim)
+    Pair i turns by rope_base ** (-2 i / head_dim) for each position.
+    """
+    pairs = torch.arange(0, cfg.head_dim, 2, device=positions.device).float()
+    speeds = cfg.rope_base ** (-pairs / cfg.head_dim)  # (head_dim / 2,)
+    angles = positions[:, None, :, None] * speeds  # (1 or batch, 1, n_tokens, head_dim / 2)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Turn each pair (x[i], x[i + head_dim / 2]) by its angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class GroupedQueryAttention(nn.Module):
+    """(batch, n_tokens, emb_dim) -> the same shape. Ainslie et al. 2023."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
+        kv_dim = cfg.n_kv_heads * cfg.head_dim
+        self.W_query = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
+        self.W_key = nn.Linear(cfg.emb_dim, kv_dim, bias=False)
+        self.W_value = nn.Linear(cfg.emb_dim, kv_dim, bias=False)
+        self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
+
+    def forward(self, x, turn, layer, cache, mask):
+        queries = rotate(split_heads(self.W_query(x), self.n_heads), *turn)
+        keys = rotate(split_heads(self.W_key(x), self.n_kv_heads), *turn)
+        values = split_heads(self.W_value(x), self.n_kv_heads)
+        keys, values = cache.update(layer, keys, values)  # (batch, n_kv_heads, n_keys, head_dim)
+        context = F.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=True)
+        return self.out_proj(context.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """(batch, n_tokens, emb_dim) -> the same shape. SwiGLU: Shazeer 2020."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.gate = nn.Linear(cfg.emb_dim, cfg.hidden_dim, bias=False)
+        self.up = nn.Linear(cfg.emb_dim, cfg.hidden_dim, bias=False)
+        self.down = nn.Linear(cfg.hidden_dim, cfg.emb_dim, bias=False)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class TransformerBlock(nn.Module):
+    """(batch, n_tokens, emb_dim) -> the same shape."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.att, self.ff = GroupedQueryAttention(cfg), FeedForward(cfg)
+        self.norm1, self.norm2 = RMSNorm(cfg), RMSNorm(cfg)
+
+    def forward(self, x, turn, layer, cache, mask):
+        x = x + self.att(self.norm1(x), turn, layer, cache, mask)
+        return x + self.ff(self.norm2(x))
+
+
+class LlamaModel(nn.Module):
+    """Token ids in, a score for every possible next token out; see optimized.GPTModel.
+
+    The output head is the embedding's table, as in SmolLM2.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
+        self.trf_blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
+        self.final_norm = RMSNorm(cfg)
+
+    @torch.inference_mode()
+    def forward(self, token_ids, cache=None, last_only=False):
+        n_past = 0 if cache is None else cache.n_tokens
+        self.cfg.check_token_ids(token_ids, self.tok_emb.weight.device, n_past)
+        if cache is None:
+            cache = ConcatCache(self.cfg, len(token_ids))
+        positions, mask = cache.begin(token_ids)
+        turn = rotation(self.cfg, positions)
+        x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
+        for layer, block in enumerate(self.trf_blocks):
+            x = block(x, turn, layer, cache, mask)
+        cache.end(token_ids)
+        if last_only:
+            x = x[:, -1:]  # (batch, 1, emb_dim)
+        return F.linear(self.final_norm(x), self.tok_emb.weight)
