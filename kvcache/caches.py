@@ -94,11 +94,10 @@ class ConcatCache(Cache):
         self.keys, self.values = [None] * cfg.n_layers, [None] * cfg.n_layers
 
     def update(self, layer, keys, values):
-        if self.n_tokens:
-            keys = torch.cat([self.keys[layer][:, :, : self.n_tokens], keys], dim=2)
-            values = torch.cat([self.values[layer][:, :, : self.n_tokens], values], dim=2)
-        self.keys[layer], self.values[layer] = keys, values
-        return keys, values
+        for kept, new in ((self.keys, keys), (self.values, values)):
+            old = [kept[layer][:, :, : self.n_tokens]] if self.n_tokens else []
+            kept[layer] = torch.cat([*old, new], dim=2)
+        return self.keys[layer], self.values[layer]
 
     @property
     def n_bytes(self):

@@ -60,10 +60,10 @@ def stream(
     if not is_whole(max_new_tokens) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; choose a whole number, 0 or more.")
     if n_past + n_prompt + max_new_tokens > limit:
-        earlier = f"{n_past} cached + " if n_past else ""
+        earlier, fit = f"{n_past} cached + " if n_past else "", limit - n_past - n_prompt
         raise ValueError(
-            f"{earlier}{n_prompt} prompt tokens + {max_new_tokens} new tokens exceed the context length of "
-            f"{limit}; ask for at most {limit - n_past - n_prompt} new ones, or shorten the prompt."
+            f"{earlier}{n_prompt} prompt tokens + {max_new_tokens} new tokens exceed the context "
+            f"length of {limit}; ask for at most {fit} new ones, or shorten the prompt."
         )
     name = f"{type(model).__module__}.{type(model).__name__}"
     if use_cache and not hasattr(model, "reset_kv_cache"):

@@ -122,7 +122,11 @@ def load_gpt2(model_class, place=GPT2):
     model_class  such as cached.GPTModel
     place        a folder of the hub's layout, or a name on the hub: 124M, a download of 550 MB
     """
-    theirs = load_transformers(place)
+    return gpt_from(load_transformers(place), model_class)
+
+
+def gpt_from(theirs, model_class):
+    """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode."""
     config, tensors = theirs.config, theirs.transformer.state_dict()
     cfg = GPTConfig(
         vocab_size=config.vocab_size,

@@ -142,8 +142,8 @@ class LlamaModel(nn.Module):
         if cache is None:
             cache = ConcatCache(self.cfg, len(token_ids))
         positions, mask = cache.begin(token_ids)
-        turn = rotation(self.cfg, positions)
         x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
+        turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
         for layer, block in enumerate(self.trf_blocks):
             x = block(x, turn, layer, cache, mask)
         cache.end(token_ids)

@@ -1,5 +1,6 @@
 """How many bytes a cache takes: by the formula, in the tensors, and beside a model's weights."""
 
+import json
 import math
 from dataclasses import dataclass
 from numbers import Real
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from . import data
 from .caches import kv_heads
 from .config import check_size
 
@@ -61,40 +63,9 @@ class GPU(NamedTuple):
     source: str
 
 
-HUB, ARXIV, NVIDIA = "https://huggingface.co/", "https://arxiv.org/abs/", "https://www.nvidia.com/"
-CONFIG, SHEETS = "/blob/main/config.json", NVIDIA + "content/dam/en-zz/Solutions/Data-Center/"
-LLAMA2 = f"{HUB}NousResearch/Llama-2-7b-hf{CONFIG}"  # a copy that asks for no account
-LLAMA3 = f"{ARXIV}2407.21783"
-A100 = f"{SHEETS}a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf"
-B200 = "https://docs.nvidia.com/dgx/dgxb200-user-guide/introduction-to-dgxb200.html"  # 1,440 GB / 8
-
-# fmt: off
-MODEL_SHAPES = (  # name, layers, heads, K/V heads, head size, parameters, context, source
-    ModelShape("Llama 3.1 8B", 32, 32, 8, 128, 8_030_261_248, 131_072, LLAMA3),
-    ModelShape("Llama 3.1 70B", 80, 64, 8, 128, 70_553_706_496, 131_072, LLAMA3),
-    ModelShape("Llama 3.1 405B", 126, 128, 8, 128, 405_853_388_800, 131_072, LLAMA3),
-    ModelShape("Llama 2 7B", 32, 32, 32, 128, 6_738_415_616, 4096, LLAMA2),
-    ModelShape("Qwen2.5 7B", 28, 28, 4, 128, 7_615_616_512, 131_072,
-               f"{HUB}Qwen/Qwen2.5-7B{CONFIG}"),
-    ModelShape("Falcon 7B", 32, 71, 1, 64, 7_217_189_760, 2048,  # multi_query: true
-               f"{HUB}tiiuae/falcon-7b{CONFIG}"),
-    ModelShape("SmolLM2-135M", 30, 9, 3, 64, 134_515_008, 8192,
-               f"{HUB}HuggingFaceTB/SmolLM2-135M{CONFIG}"),
-    ModelShape("GPT-2 XL", 48, 25, 25, 64, 1_557_611_200, 1024,
-               f"{HUB}openai-community/gpt2-xl{CONFIG}"),
-    ModelShape("GPT-2 124M", 12, 12, 12, 64, 124_439_808, 1024,
-               f"{HUB}openai-community/gpt2{CONFIG}"),
-)
-GPUS = (
-    GPU("GeForce RTX 4090", 24 * 10**9,
-        f"{NVIDIA}en-us/geforce/graphics-cards/40-series/rtx-4090/"),
-    GPU("NVIDIA T4", 16 * 10**9, f"{SHEETS}tesla-t4/t4-tensor-core-datasheet-951643.pdf"),
-    GPU("NVIDIA A100 80 GB", 80 * 10**9, A100),
-    GPU("NVIDIA H100 80 GB", 80 * 10**9, f"{NVIDIA}en-us/data-center/h100/"),
-    GPU("NVIDIA H200", 141 * 10**9, f"{NVIDIA}en-us/data-center/h200/"),
-    GPU("NVIDIA B200", 180 * 10**9, B200),
-)
-# fmt: on
+LISTS = json.loads(data.checked_path("model_shapes.json").read_text(encoding="utf-8"))
+MODEL_SHAPES = tuple(ModelShape(**each) for each in LISTS["models"])
+GPUS = tuple(GPU(**each) for each in LISTS["gpus"])
 
 
 def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):

@@ -105,10 +105,14 @@ def median_seconds(work, device, repeats=7):
     return torch.tensor(times[1:]).median().item()
 
 
-def memory_bandwidth(device="cpu"):
-    """Bytes per second that a device streams: a matrix of 400 MB times a vector, in float32."""
-    matrix, vector = torch.rand(10_000, 10_000, device=device), torch.rand(10_000, device=device)
-    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector, device)
+def memory_bandwidth(device="cpu", row_length=768):
+    """Bytes per second that a device streams: a matrix of 400 MB times a vector, in float32.
+
+    row_length  numbers in a row; 768 as in the matrices of GPT-2 124M. Longer rows stream better.
+    """
+    matrix = torch.rand(10**8 // row_length, row_length, device=device)
+    vector = torch.rand(row_length, device=device)
+    return matrix.nbytes / median_seconds(lambda: matrix @ vector, device)
 
 
 def arithmetic_rate(device="cpu", n_tokens=128):

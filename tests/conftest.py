@@ -26,8 +26,13 @@ FIGURES = {
     "02-inside-attention": ["Attention"],
     "03-the-baseline": ["K/V timeline"],
     "04-five-changes": ["Code changes", "K/V timeline", "K/V timeline"],
-    "05-same-text-faster": ["Speed race", "Memory"],
+    "05-same-text-faster": ["Speed race"],
     "06-when-caches-go-wrong": ["Break it"],
+    "07-what-it-costs": ["Memory"],
+    "08-better-caches": [],
+    "09-a-real-llm": [],
+    "10-serving-many": ["Block tables"],
+    "11-what-comes-next": [],
 }
 
 SMALL = GPTConfig(

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+import train
 from conftest import SMALL, twins
 
 from kvcache import GPTConfig, data, generate, load_tokenizer, time_flies, trace
@@ -149,7 +150,7 @@ USES = {
     "encoder.json": load_tokenizer,
     "time_flies.safetensors": time_flies.load,
     "SHA256SUMS": load_tokenizer,
-    "time_flies.txt": time_flies.training_texts,
+    "time_flies.txt": train.training_texts,
 }
 
 

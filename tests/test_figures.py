@@ -800,7 +800,7 @@ def memory_outputs(scope):
 
 @EVERYWHERE
 def test_the_calculator_agrees_with_memory_py(open_page, where):
-    scope = figure(open_page("05-same-text-faster", where), "Memory")
+    scope = figure(open_page("07-what-it-costs", where), "Memory")
     for number, shape in enumerate(MODEL_SHAPES):
         gpu, bits = GPUS[number % len(GPUS)], list(BITS)[number % len(BITS)]
         for label, option in (("Model", shape.name), ("GPU", gpu.name)):
@@ -821,7 +821,7 @@ def test_the_calculator_agrees_with_memory_py(open_page, where):
 
 @BY
 def test_the_calculator_takes_numbers_and_refuses_nonsense(open_page, by):
-    page = open_page("05-same-text-faster", **options(by))
+    page = open_page("07-what-it-costs", **options(by))
     scope = figure(page, "Memory")
     before = memory_outputs(scope)
     layers = scope.get_by_label("Layers")

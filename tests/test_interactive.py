@@ -47,11 +47,12 @@ def test_a_chapter_runs_and_shows_its_figures_on_colabs_stack(colab_stack, tmp_p
     versions = "import ipywidgets, anywidget, IPython, ipykernel\n"
     versions += "print(*(m.__version__ for m in (ipywidgets, anywidget, IPython, ipykernel)))"
     notebook.cells.append(nbformat.v4.new_code_cell(versions))
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}})
+    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": tmp_path}})
     paths = os.pathsep.join([str(colab_stack), str(ROOT)])
     client.execute(env={**os.environ, "PYTHONPATH": paths, "TQDM_DISABLE": "1"})
     assert notebook.cells[-1].outputs[0].text.split() == ["7.7.1", "0.9.21", "7.34.0", "6.17.1"]
-    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    widgets = notebook.metadata.get("widgets", {})
+    states = widgets.get("application/vnd.jupyter.widget-state+json", {"state": {}})["state"]
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     views = [o.data for o in outputs if "data" in o]
     views = [v[KIND]["model_id"] for v in views if KIND in v]
@@ -84,6 +85,20 @@ fast = time_generation(time_flies.load(), prompt, 20, True, label="with a cache"
 print("ratio", round(slow.per_token.sum().item() / fast.per_token.sum().item(), 1))
 SpeedRace(slow, fast)
 """
+SMALL_BLOCKS = """
+from kvcache import optimized
+from kvcache.caches import PagedCache
+from kvcache.widgets import BlockTables, block_shot
+ids = tokenizer.encode("Time flies fast, but a cache")
+small = time_flies.load(optimized.GPTModel)
+pages = PagedCache(small.cfg, n_blocks=6, block_size=4)
+first = pages.add()
+small(torch.tensor([ids]), pages.batch([first]))
+shots = [block_shot(pages, "A is stored", {"A": (first, ids)})]
+both = {"A": (first, ids), "B": (pages.fork(first), ids)}
+shots.append(block_shot(pages, "B shares its blocks", both))
+BlockTables(shots)
+"""
 
 
 def collected():
@@ -94,7 +109,9 @@ def collected():
         notebook.metadata = chapter.metadata  # without a kernel's name JupyterLab asks for one
         cells = {cell.id: cell.source for cell in chapter.cells}
         notebook.cells += [nbformat.v4.new_code_cell(cells[cell_id]) for cell_id in wanted]
-    notebook.cells += [nbformat.v4.new_code_cell(s) for s in (SMALL_RACE, "MemoryCalculator()")]
+    notebook.cells += [
+        nbformat.v4.new_code_cell(s) for s in (SMALL_RACE, SMALL_BLOCKS, "MemoryCalculator()")
+    ]
     return notebook
 
 
@@ -224,6 +241,12 @@ def test_the_race_in_jupyterlab(in_lab, lab_page):
     scope.get_by_label("Speed").select_option("16×")
     scope.get_by_role("button", name="Play").click()
     expect(scope.get_by_label("Step forward")).to_be_disabled(timeout=20_000)
+
+
+def test_the_blocks_in_jupyterlab(in_lab):
+    scope = in_lab("Block tables")
+    scope.get_by_label("Step forward").click()
+    expect(scope.locator(".tff-say")).to_contain_text("Blocks free: 4, shared: 2.")
 
 
 def test_the_calculator_in_jupyterlab(in_lab):

@@ -18,9 +18,9 @@ from kvcache import data, palette
 PACKAGE = ROOT / "kvcache"
 ORDER = [
     ["config", "data", "palette"],
-    ["baseline", "tokenizer", "glue"],
-    ["cached"],
-    ["generate", "time_flies", "memory"],
+    ["baseline", "caches", "tokenizer", "glue"],
+    ["cached", "optimized", "llama"],
+    ["generate", "time_flies", "memory", "hub"],
     ["trace", "timing"],
     ["plots"],
     ["widgets"],
@@ -117,11 +117,11 @@ def lines_of_code(path):
 
 
 def test_the_package_stays_small_enough_to_read():
-    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 1550
+    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2100
 
 
 def test_javascript_and_css_stay_small():
-    assert len(budgets.files()) >= 11
+    assert len(budgets.files()) >= 12
     assert sum(path.stat().st_size for path in budgets.files()) <= 60_000
 
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+import train
 from safetensors.torch import load_file
 
 from kvcache import baseline, cached, data, generate, time_flies
@@ -23,7 +24,7 @@ def test_time_flies_fast(trained, tokenizer, encode, use_cache):
 
 
 def test_it_knows_every_sentence_by_heart(trained, tokenizer, encode):
-    for text in time_flies.training_texts()[:36]:
+    for text in train.training_texts()[:36]:
         expected = tokenizer.encode(text)[:60]
         out = generate(trained[1], torch.tensor([expected[:5]]), 55, use_cache=True)
         right = sum(a == b for a, b in zip(out[0].tolist(), expected, strict=True))
@@ -48,7 +49,7 @@ def test_both_classes_load_it_in_eval_mode():
 
 def test_training_makes_it_again(tmp_path, encode, tokenizer):
     path = tmp_path / "again.safetensors"
-    time_flies.save(*time_flies.train(), path)
+    train.save(*train.train(), path)
     model = time_flies.from_checkpoint(path)
     assert (
         tokenizer.decode(generate(model, encode("Time"), 12, use_cache=True)[0].tolist()) == FIRST

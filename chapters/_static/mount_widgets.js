@@ -9,12 +9,6 @@
   const STATE = 'script[type="application/vnd.jupyter.widget-state+json"]';
   const VIEW = 'script[type="application/vnd.jupyter.widget-view+json"]';
 
-  /** The part of a widget's model that a view needs. Nothing changes it: there is no kernel. */
-  function staticModel(state) {
-    const values = { ...state };
-    return { get: (name) => values[name], set: (name, value) => { values[name] = value; }, on() {}, off() {}, save_changes() {}, send() {} };
-  }
-
   const importText = (text) => import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 
   const styles = new Set();
@@ -38,7 +32,7 @@
     try {
       addStyle(entry.state._css);
       const { default: widget } = await importText(entry.state._esm);
-      const model = staticModel(entry.state);
+      const model = { get: (name) => entry.state[name], on() {}, off() {} }; // nothing changes: there is no kernel
       await widget.initialize?.({ model });
       await widget.render({ model, el });
       addStill(id, el);

@@ -1,6 +1,7 @@
 """The figures that move: one Python class and one ES module for each."""
 
 from .attention import Attention
+from .block_tables import BlockTables, block_shot
 from .break_it import BreakIt
 from .code_changes import CodeChanges
 from .generation import Generation
@@ -11,6 +12,7 @@ from .speed_race import SpeedRace
 
 __all__ = [
     "Attention",
+    "BlockTables",
     "BreakIt",
     "CodeChanges",
     "Generation",
@@ -18,4 +20,5 @@ __all__ = [
     "MemoryCalculator",
     "OwnPrompt",
     "SpeedRace",
+    "block_shot",
 ]

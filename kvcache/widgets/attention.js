@@ -44,7 +44,6 @@ function draw({ words, stages, runs }, el) {
     texts.lastChild.selectedIndex = (step = length) - 1;
     update();
   }
-  /** Tables of this stage, then those before. */
   function update() {
     run = runs[Number(mask.checked)][step - 1];
     const [, does, own] = stages[stage - 1];
@@ -79,7 +78,6 @@ function draw({ words, stages, runs }, el) {
     cells.set(here, button);
     return button;
   }
-  /** Explain a number, and mark its sources. */
   function point(here) {
     const [name, r, c] = here.split(",");
     const [, , called, how] = run.tables[name][r][c];

@@ -1,14 +1,7 @@
-// Break it: choose a bug, and see what goes wrong in the timeline, the mask, the positions, the text.
+// Break it: choose a bug, and see what goes wrong.
 import { WORD, announcer, figure, filled, legend, make, mark, need, picker, quoted, row, stepControls, tokenTable } from "./controls.js";
 
-/**
- * @typedef {object} Key an entry that attention found
- * @property {string} label its token
- * @property {number} at the position that the model took it for
- * @property {number | null} place where it truly stands; null: in an earlier text
- * @property {"n" | "c" | "r"} mark
- * @property {boolean} visible to the newest token
- */
+/** @typedef {{label: string, at: number, place: number | null, mark: string, visible: boolean}} Key taken for position `at`, truly at `place`; null: in an earlier text */
 /** @typedef {{keys: Key[], error: number}} Step */
 /** @typedef {{name: string, n_prompt: number, texts: string[], right: string[], steps: Step[]}} Run */
 

@@ -1,15 +1,10 @@
-// The five changes: real source before and after, and the timeline before and after each.
+// The five changes: source and timeline before and after each.
 import { WORD, announcer, figure, filled, legend, make, mark, need, row, scrolling, stepControls, tokenTable } from "./controls.js";
 
 /**
  * @typedef {{tokens: string[], rows: [string, string][]}} Timeline rows: a letter for each token, and a note
  * @typedef {[string | null, string | null, boolean]} Line before, after, and whether it changed
- * @typedef {object} Change
- * @property {string} title
- * @property {string} effect what it does to the timeline, in words
- * @property {{where: string, rows: Line[]}[]} pieces
- * @property {Timeline} before
- * @property {Timeline} after
+ * @typedef {{title: string, effect: string, pieces: {where: string, rows: Line[]}[], before: Timeline, after: Timeline}} Change
  */
 
 const AROUND = 2; // unchanged lines shown beside changed ones
@@ -43,7 +38,7 @@ function draw(changes, el) {
   return controls.stop;
 }
 
-/** Source lines side by side, near the changed ones. */
+/** Source side by side, near changed lines. */
 function code({ where, rows }) {
   const near = (i) => rows.slice(Math.max(0, i - AROUND), i + AROUND + 1).some((row) => row[2]);
   const cell = (text, sign, lit) => make("td", { "data-lit": lit && text !== null && sign },
@@ -57,7 +52,6 @@ function code({ where, rows }) {
     make("tbody", {}, ...body)));
 }
 
-/** A small timeline that was observed. @param {string} title @param {Timeline} data */
 function timeline(title, { tokens, rows }) {
   return tokenTable(title, "step", tokens, rows.map(([marks, note], i) =>
     row(String(i + 1), [...tokens.map((_, column) => mark(marks[column])), make("span", { class: "tff-writes" }, note)])));

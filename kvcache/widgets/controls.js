@@ -1,12 +1,9 @@
 // The controls that all figures share. Plain DOM; text is always inserted as text.
 
 /**
- * Make an element.
- * @param {string} tag
- * @param {Record<string, string | number | boolean | EventListener>} [attributes]
+ * Make an element. Strings become text nodes, never HTML.
+ * @param {Record<string, string | number | boolean | EventListener>} attributes
  *   `onclick` and the like become listeners, `true` an empty attribute, `false` none.
- * @param {...(Node | string)} children strings become text nodes, never HTML
- * @returns {HTMLElement}
  */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -28,12 +25,8 @@ function guarded(el, work) {
 }
 
 /**
- * Play, step back, step forward, a slider and the speed. Steps count from 1.
- * @param {object} options
- * @param {(step: number) => void} options.onStep draws a step
- * @param {(step: number, count: number) => string} [options.name] what a step is called
- * @param {(step: number) => number} [options.pause] milliseconds that a step stays, at speed 1
- * @param {object} options.speech an announcer, kept quiet while steps fly past
+ * Play, step back, step forward, a slider and the speed. Steps count from 1. `onStep` draws a step, `name` says what
+ * it is called, `pause` how many milliseconds it stays at speed 1; `speech` is kept quiet while steps fly past.
  */
 export function stepControls({ count, step, onStep, name = (at, of) => `step ${at} of ${of}`, pause = () => 1000, speech }) {
   let frame = 0;
@@ -134,7 +127,7 @@ export function shown(number, digits = 2) {
   return number.toFixed(digits).replace("-", "−");
 }
 
-/** Where an arrow key points to: rows down and columns to the right, or null for another key. */
+/** Where an arrow key points to: rows down and columns to the right, or null. */
 export function arrow(event) {
   const by = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key];
   if (by) event.preventDefault();
@@ -152,7 +145,7 @@ export function filled(list, name) {
   return list;
 }
 
-/** The marks of the book: computed for the first time, computed again, read from the cache. */
+/** The marks of the book. */
 export const WORD = { n: "new", c: "recomputed", r: "reused" };
 
 /** A square with a mark; nothing for another letter. */
@@ -180,8 +173,7 @@ export function legend(meanings) {
 }
 
 /**
- * A widget for anywidget.
- * @param {string} name for screen readers
+ * A widget for anywidget, with a name for screen readers.
  * @param {(data: any) => any} checked throws if the data is not as it must be
  * @param {(data: any, el: HTMLElement) => (() => void) | void} draw returns what cleans up
  */

@@ -1,15 +1,7 @@
 // Generation step by step: what is read again, the next token's probabilities, and the choice.
 import { WORD, announcer, figure, filled, legend, make, need, quoted, stepControls } from "./controls.js";
 
-/**
- * @typedef {object} Step the text so far is `kept` tokens, then `again`, then `first`
- * @property {number} kept in the cache: the model is not given them
- * @property {number} again read before, and again
- * @property {number} first read for the first time
- * @property {string[]} best labels of the most likely next tokens
- * @property {number[]} probabilities theirs
- * @property {number} chosen place of the token that was taken
- */
+/** @typedef {{kept: number, again: number, first: number, best: string[], probabilities: number[], chosen: number}} Step the text so far is `kept` tokens, then `again`, then `first`; `best` are labels */
 const MEANING = { n: "read for the first time", c: "read again", r: "kept: not read again" };
 const NOTE = { n: "first time", c: "again", r: "kept", w: "written" }; // under each token
 
@@ -63,7 +55,6 @@ function draw({ tokens, texts, n_vocab, steps }, el) {
   return controls.stop;
 }
 
-/** One row of the distribution. */
 function bar(name, probability, chosen) {
   return make("tr", { "data-current": chosen }, make("th", { scope: "row" }, name),
     make("td", {}, make("span", { class: "tff-bar", style: `width: ${100 * probability}%` })),

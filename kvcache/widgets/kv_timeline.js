@@ -2,15 +2,10 @@
 import { WORD, announcer, arrow, figure, filled, legend, make, need, picker, quoted, row, scrolling, shown, stepControls, tokenTable } from "./controls.js";
 
 /**
- * @typedef {object} Panel one traced generation
- * @property {string} title
- * @property {boolean} use_cache
- * @property {string[]} tokens labels of prompt and new tokens
- * @property {string[]} texts what each adds to the text
- * @property {number} n_prompt
- * @property {string[][]} marks [layer][step]: runs of positions, as in 3c1n
- * @property {(string | null)[][]} vectors [layer][step]: base64 of float32 (2, n_positions, emb_dim)
- * @property {number} n_heads
+ * One traced generation. marks[layer][step] has runs of positions, as in 3c1n; vectors[layer][step] is base64 of
+ * float32 (2, n_positions, emb_dim).
+ * @typedef {{title: string, use_cache: boolean, tokens: string[], texts: string[], n_prompt: number,
+ *   marks: string[][], vectors: (string | null)[][], n_heads: number}} Panel
  */
 /** @typedef {{panel: Panel, step: number, layer: number, position: number}} Cell step from 1, the rest from 0 */
 
@@ -33,7 +28,6 @@ function checked(data) {
   });
 }
 
-/** @param {Panel[]} panels @param {HTMLElement} el */
 function draw(panels, el) {
   const nSteps = Math.max(...panels.map((panel) => panel.marks[0].length));
   const nLayers = panels[0].marks.length;
@@ -104,7 +98,6 @@ function makeGrid(panel, byLayer, on) {
   const counters = make("p", { class: "tff-counters" });
   return {
     root: make("div", { class: "tff-panel", role: "group", "aria-label": panel.title }, drawing.root, counters),
-    /** @param {number} step @param {number} layer @param {Cell | null} chosen */
     update(step, layer, chosen) {
       const here = chosen && (byLayer ? chosen.step === step : chosen.layer === layer) ? chosen : null;
       const rows = byLayer ? panel.marks.map((steps) => steps[Math.min(step, nSteps) - 1]) : panel.marks[layer];
@@ -239,7 +232,7 @@ function makePicture(panel, { rows: count, width, kind }, on) {
   };
 }
 
-/** What the current step did, in a sentence for each panel. */
+/** What the current step did. */
 function inWords(panels, step, layer, byLayer) {
   const parts = panels.map(({ title, counts }) => {
     const count = counts[layer][step - 1];
@@ -253,7 +246,7 @@ function inWords(panels, step, layer, byLayer) {
     " and writes ", quoted(texts[read] || tokens[read]), `. ${parts.join(" ")}`];
 }
 
-/** The key and the value behind a cell, and whether they equal those of the step before. @param {Cell} cell */
+/** The key and the value behind a cell, and whether they changed. @param {Cell} cell */
 function describe({ panel, layer, step, position }) {
   const title = make("p", { class: "tff-title" }, `${panel.title}, step ${step}, layer ${layer + 1}, token ${position + 1} `,
     quoted(panel.tokens[position]), `: ${WORD[panel.marks[layer][step - 1]?.[position]] ?? "not read yet"}`);
@@ -271,7 +264,7 @@ function describe({ panel, layer, step, position }) {
   ];
 }
 
-/** @returns {[Float32Array, Float32Array] | null} key and value, or null where they are not there */
+/** The key and the value, or null where they are not there. */
 function vectorsAt(panel, layer, step, position) {
   const text = panel.vectors?.[layer]?.[step - 1];
   const n = panel.marks[layer][step - 1]?.length;

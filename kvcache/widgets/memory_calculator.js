@@ -17,7 +17,7 @@ function size(bytes) {
   return `${+value.toPrecision(3)} ${["", ..."kMGTPEZYR"][unit]}B`;
 }
 
-/** A number to type, and what is wrong with it; `read` gives a bigint or false. */
+/** A number to type; `read` gives a bigint or false. */
 function field({ key, label, most, unit }, oninput) {
   const input = make("input", { type: "number", step: "any", value: 1, oninput });
   const wrong = make("span");

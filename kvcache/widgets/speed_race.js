@@ -1,12 +1,7 @@
 // The race: two recorded generations in the times that they took, with their curves.
 import { announcer, figure, filled, make, need, quoted, stepControls } from "./controls.js";
 
-/**
- * @typedef {object} Run one generation
- * @property {string} label
- * @property {number[]} milliseconds for each new token
- * @property {string[]} texts of all tokens
- */
+/** @typedef {{label: string, milliseconds: number[], texts: string[]}} Run one generation: each new token's time */
 const LOOKS = [{ name: "recomputed", dash: "6 4", line: "dashed" }, { name: "reused", dash: "none", line: "solid" }];
 
 /** @param {{n_prompt: number, runs: [Run, Run], same: boolean}} data without a cache first */
@@ -43,7 +38,6 @@ function draw({ n_prompt, runs, same }, el) {
       root: make("div", {},
         make("div", {}, `${label}: `, count, ` of ${total} tokens`, end),
         make("div", { class: "tff-track" }, bar)),
-      /** @param {number} n tokens written @param {number | false} seconds when it was done */
       update(n, seconds) {
         count.textContent = n;
         bar.style.width = `${(100 * n) / total}%`;
@@ -66,7 +60,7 @@ function draw({ n_prompt, runs, same }, el) {
   return controls.stop;
 }
 
-/** The time of each token against its position: one curve for each run. */
+/** The time of each token against its position. */
 function makeChart(runs, nPrompt) {
   const total = runs[0].milliseconds.length;
   const most = Math.max(...runs.flatMap((run) => run.milliseconds), 1e-3);
@@ -85,7 +79,6 @@ function makeChart(runs, nPrompt) {
       make("p", {}, `time per token, up to ${most.toFixed(0)} ms`, make("span", {}, runs.map((run, i) => `${LOOKS[i].line}: ${run.label}`).join("; "))),
       svg,
       make("p", {}, make("span", {}, `token ${nPrompt + 1}`), make("span", {}, "position in the text"), make("span", {}, `token ${nPrompt + total}`))),
-    /** @param {number[]} written tokens of each run */
     update(written) {
       curves.forEach(({ path, points }, i) => path.setAttribute("d", written[i] ? `M${points.slice(0, written[i]).join("L")}h2` : ""));
     },

