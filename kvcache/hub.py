@@ -72,6 +72,9 @@ def _files(place):
     """A place as transformers wants it: a GGUF file is named apart from its folder."""
     file = Path(place)
     is_gguf = file.suffix == ".gguf"
+    needed = file if is_gguf else file / "config.json"
+    if (is_gguf or file.exists() or file.is_absolute()) and not needed.is_file():
+        raise FileNotFoundError(f"no file {needed}; pass a folder of the hub, or a GGUF file.")
     return (str(file.parent), {"gguf_file": file.name}) if is_gguf else (str(place), {})
 
 

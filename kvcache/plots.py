@@ -39,7 +39,7 @@ BARS = [
     {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "///"},
     {"facecolor": "none", "edgecolor": REUSED},
     {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "xxx"},
-    {"facecolor": "none", "edgecolor": REUSED, "hatch": "..."},
+    {"facecolor": "none", "edgecolor": REUSED, "hatch": "|||"},
     {"facecolor": NEW, "edgecolor": NEW},
     {"facecolor": "none", "edgecolor": NEW, "hatch": "\\\\\\"},
 ]

@@ -51,7 +51,7 @@ def test_the_data_is_what_the_cache_holds(shots):
         {"A": [0, 1], "B": [0, 2]},
         {"B": [0, 2]},
     ]
-    assert data["shots"][2]["blocks"][2]["tokens"] == ["␣but", "␣a", "␣segment"]
+    assert data["shots"][2]["blocks"][2]["tokens"] == ["␣but", "␣a", "␣cache"]
     marks = [[block["marks"] for block in shot["blocks"]] for shot in data["shots"]]
     assert marks[0] == ["nnnn", "nn", "", "", ""]
     assert marks[1] == ["rrrr", "rr", "", "", ""]

@@ -155,8 +155,9 @@ def test_another_kind_of_llama_is_refused():
 
 
 def test_a_place_where_nothing_is_says_so(tmp_path):
-    with pytest.raises(OSError, match=r"config\.json"):
-        hub.load_smollm2(tmp_path)
+    for place in (tmp_path, tmp_path / "nothing", tmp_path / "model.gguf"):
+        with pytest.raises(FileNotFoundError, match=r"no file .*(config\.json|model\.gguf)"):
+            hub.load_smollm2(place)
 
 
 @pytest.mark.parametrize("model_class", [baseline.GPTModel, cached.GPTModel, optimized.GPTModel])
