@@ -1,5 +1,7 @@
 """Every cache gives what it promises: the baseline's logits, a window's, or a stated error."""
 
+import copy
+
 import pytest
 import torch
 from conftest import SMALL, twins
@@ -239,9 +241,12 @@ def test_an_interrupted_pass_leaves_no_trace():
     batch = pages.batch([pages.add()])
     for cache in (ConcatCache(SMALL), PreallocatedCache(SMALL, 9), batch):
         model(token_ids[:, :5], cache)
-        block = model.trf_blocks[1]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(block, "forward", lambda *_: 1 / 0)
+
+        def failing(layer, *new, update=cache.update):
+            return update(layer, *new) if layer == 0 else 1 / 0
+
+        with pytest.MonkeyPatch.context() as patch:  # layer 0 is stored, layer 1 fails
+            patch.setattr(cache, "update", failing)
             with pytest.raises(ZeroDivisionError):
                 model(token_ids[:, 5:], cache)
         assert cache.n_tokens == 5
@@ -417,5 +422,23 @@ def test_the_optimized_model_takes_its_own_state_dict_and_the_baselines():
     assert torch.equal(again.eval()(token_ids), fast(token_ids))
     state_dict = plain.state_dict()
     del state_dict["trf_blocks.1.att.W_key.weight"]
-    with pytest.raises(RuntimeError, match=r"trf_blocks\.1"):
+    with pytest.raises(KeyError, match=r"trf_blocks\.1\.att\.W_key"):
         optimized.GPTModel(SMALL).load_state_dict(state_dict)
+
+
+def test_a_model_that_was_moved_copied_or_loaded_anew_uses_its_new_weights():
+    fast = pair(SMALL)[1]
+    token_ids = torch.randint(50, (1, 9))
+    expected = fast(token_ids)
+    twin = copy.deepcopy(fast)
+    assert torch.equal(twin(token_ids), expected)
+    other = pair(SMALL, seed=1)[1]
+    for assign in (False, True):
+        twin.load_state_dict(fast.state_dict())
+        assert torch.equal(twin(token_ids), expected)
+        twin.load_state_dict(other.state_dict(), assign=assign)
+        assert torch.equal(twin(token_ids), other(token_ids))
+    assert torch.equal(fast(token_ids), expected)
+    torch.testing.assert_close(fast.double()(token_ids).float(), expected, atol=1e-4, rtol=0)
+    twin.blocks["b_up"] = torch.zeros_like(twin.blocks["b_up"])
+    assert not torch.equal(twin(token_ids), other(token_ids))

@@ -3,24 +3,25 @@
 Every row writes the same text with the same weights: our baseline, the cached model, the model
 that is handed a cache with each cache, and Hugging Face transformers with its dynamic and its
 static cache. The limit is what the memory allows: the bytes of weights and cache that a token
-must stream, over the bandwidth at which a matrix-vector product streams 400 MB. The bandwidth is
-measured before and after each row, for a machine is not equally fast at all times.
+must stream, over the bandwidth at which a matrix-vector product streams 400 MB. That bandwidth
+depends on the rows of the matrix, so there are two: rows as wide as the model, and long ones.
 """
 
 import os
-import statistics
+import time
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
 
-from kvcache import baseline, cached, caches, optimized
+from kvcache import baseline, cached, caches, optimized, stream
 from kvcache.hub import gpt_from
 from kvcache.memory import kv_cache_bytes
-from kvcache.timing import memory_bandwidth, time_generation
 
-N_NEW, N_TOTAL = 200, 264
+N_NEW, N_TOTAL = 200, 204
+MATRIX_BYTES = 4 * 10**8
+MATRICES = [torch.rand(MATRIX_BYTES // 4 // width, width) for width in (768, 10_000)]
 
 
 class AllLogits(baseline.GPTModel):
@@ -31,7 +32,7 @@ class AllLogits(baseline.GPTModel):
 
 
 class Theirs(torch.nn.Module):
-    """transformers' model behind the interface that `time_generation` asks for."""
+    """transformers' model behind the interface that `stream` asks for."""
 
     def __init__(self, model, cfg):
         super().__init__()
@@ -67,7 +68,7 @@ class TheirCache:
 
 
 def all_rows(theirs):
-    """(label, model, options of time_generation) for each row."""
+    """(label, model, options of `measured`) for each row."""
     plain = gpt_from(theirs, baseline.GPTModel)
     cfg, fast = plain.cfg, gpt_from(theirs, optimized.GPTModel)
     others = [AllLogits(cfg), cached.GPTModel(cfg)]
@@ -97,10 +98,31 @@ def all_rows(theirs):
     ]
 
 
-def bytes_per_token(cfg, n_prompt):
-    """Weights, and the cache at the middle of the generation, each read once; in float32."""
-    weights = 4 * (cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.emb_dim * cfg.vocab_size)
-    return weights + kv_cache_bytes(cfg, n_prompt + N_NEW // 2)
+def measured(model, prompt, use_cache=False, make_cache=lambda: None):
+    """(seconds of each new token, seconds of streaming each matrix, the text)
+
+    A token and the matrices take turns, so that all see the same machine: it is not equally fast
+    at all times.
+    """
+    for _ in stream(model, prompt, 3, use_cache, make_cache()):
+        pass  # the first passes set up memory and threads
+    tokens, streams, text = [], [], [prompt]
+    start = time.perf_counter()
+    for token in stream(model, prompt, N_NEW, use_cache, make_cache()):
+        tokens.append(time.perf_counter() - start)
+        text.append(token)
+        if len(tokens) % 5 == 0:
+            streams.append([seconds_of(matrix) for matrix in MATRICES])
+        start = time.perf_counter()
+    return torch.tensor(tokens), torch.tensor(streams), torch.cat(text, dim=1)
+
+
+def seconds_of(matrix):
+    """Stream a matrix once: times a vector."""
+    vector = torch.rand(matrix.shape[1])
+    start = time.perf_counter()
+    torch.mv(matrix, vector)
+    return time.perf_counter() - start
 
 
 def main():
@@ -108,34 +130,33 @@ def main():
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
     rows = all_rows(theirs)
     cfg = rows[1][1].cfg
-    print(f"GPT-2's 124M shape, random weights, float32, batch 1, {N_NEW} new tokens")
+    prompt = torch.randint(cfg.vocab_size, (1, 4))
+    weights = 4 * (cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.emb_dim * cfg.vocab_size)
+    n_bytes = weights + kv_cache_bytes(cfg, prompt.shape[1] + N_NEW // 2)  # halfway
+    runs = {label: measured(model, prompt, **options) for label, model, options in rows}
+    slow, _, reference = runs["baseline"]
+
+    print(f"GPT-2's 124M shape, random weights, float32, batch 1, 4 + {N_NEW} tokens")
     print(f"CPU with {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"transformers {transformers.__version__}")
-    for n_prompt in (4, 64):
-        prompt = torch.randint(cfg.vocab_size, (1, n_prompt))
-        timings, shares, bandwidths = {}, {}, [memory_bandwidth()]
-        for label, model, options in rows:
-            repeats = 1 if "baseline" in label else 2
-            timing = time_generation(model, prompt, N_NEW, label=label, repeats=repeats, **options)
-            bandwidths.append(memory_bandwidth())
-            limit = bytes_per_token(cfg, n_prompt) / statistics.mean(bandwidths[-2:])
-            timings[label], shares[label] = timing, limit / timing.time_per_output_token
-        reference = timings["baseline"]
-        print(f"\nprompt of {n_prompt:2}             tokens/s  x baseline  first token", end="")
-        print("  later tokens  of the limit")
-        for label, timing in timings.items():
-            same = torch.equal(timing.token_ids, reference.token_ids)
-            print(
-                f"{label:24}{timing.tokens_per_second:9.1f}{reference.total / timing.total:12.2f}"
-                f"{1000 * timing.time_to_first_token:10.1f} ms"
-                f"{1000 * timing.time_per_output_token:11.1f} ms{shares[label]:13.0%}"
-                f"{'' if same else '   another text'}"
-            )
-        bandwidth = statistics.median(bandwidths)
-        limit = bandwidth / bytes_per_token(cfg, n_prompt)
-        print(f"the limit: {bandwidth / 1e9:.1f} GB/s from memory, {limit:.1f} tokens/s")
-    long_rows = memory_bandwidth(row_length=10_000)
-    print(f"a matrix with rows of 10,000 numbers, not 768, streams at {long_rows / 1e9:.1f} GB/s")
+    print(f"transformers {transformers.__version__}\n")
+    print(" " * 26 + "tokens/s  x baseline  first token  later tokens  share of the limit")
+    for label, (tokens, streams, text) in runs.items():
+        limits = n_bytes / (MATRIX_BYTES / streams.median(dim=0).values)
+        later = tokens[1:].median()
+        shares = "".join(f"{share:8.0%}" for share in (limits / later).tolist())
+        print(
+            f"{label:26}{N_NEW / tokens.sum():8.1f}{slow.sum() / tokens.sum():12.2f}"
+            f"{1000 * tokens[0]:10.1f} ms{1000 * later:11.1f} ms   {shares}"
+            f"{'' if torch.equal(text, reference) else '   another text'}"
+        )
+    seconds = torch.cat([streams for _, streams, _ in runs.values()]).median(dim=0).values
+    print(f"\nThe limit: {n_bytes / 1e6:.0f} MB of weights and cache for each token, and")
+    for matrix, took in zip(MATRICES, seconds.tolist(), strict=True):
+        rate = MATRIX_BYTES / took
+        print(
+            f"{rate / 1e9:.1f} GB/s, {rate / n_bytes:.1f} tokens/s, as a 400 MB matrix with "
+            f"rows of {matrix.shape[1]:,} numbers streams"
+        )
 
 
 if __name__ == "__main__":
