@@ -144,20 +144,25 @@ class SlidingWindowCache(Cache):
         self.window = window
         self.keys, self.values = buffers(cfg, batch_size, window, dtype, device)
 
-    def update(self, layer, keys, values):
-        return tuple(
-            self.write(ring[layer], new) for ring, new in ((self.keys, keys), (self.values, values))
-        )
+    def begin(self, token_ids):
+        self.chunk = []  # of several tokens: pairs of a ring and what `end` writes into it
+        return super().begin(token_ids)
 
-    def write(self, ring, new):
-        n_new = new.shape[2]
-        end = self.n_tokens + n_new
-        last = torch.arange(max(self.n_tokens, end - self.window), end, device=new.device)
-        seen = new
-        if n_new > 1:  # the first of them still look at what the last of them replace
-            seen = torch.cat([ring[:, :, : self.n_tokens], new], dim=2)
-        ring[:, :, last % self.window] = new[:, :, -len(last) :]
-        return seen if n_new > 1 else ring[:, :, :end]
+    def update(self, layer, keys, values):
+        past, pairs = self.n_tokens, ((self.keys[layer], keys), (self.values[layer], values))
+        if keys.shape[2] > 1:  # the first of them still look at what the last of them replace
+            self.chunk += pairs
+            return [torch.cat([ring[:, :, :past], new], dim=2) for ring, new in pairs]
+        for ring, new in pairs:
+            ring[:, :, past % self.window] = new[:, :, 0]
+        return [ring[:, :, : past + 1] for ring, _ in pairs]
+
+    def end(self, token_ids):
+        past, end = self.n_tokens, self.n_tokens + token_ids.shape[1]
+        last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
+        for ring, new in self.chunk:
+            ring[:, :, last % self.window] = new[:, :, -len(last) :]
+        super().end(token_ids)
 
     def key_slots(self, slots):
         if len(slots) == 1:

@@ -239,7 +239,8 @@ def test_an_interrupted_pass_leaves_no_trace():
     expected = model(token_ids)[:, -1]
     pages = PagedCache(SMALL, 9, 2)
     batch = pages.batch([pages.add()])
-    for cache in (ConcatCache(SMALL), PreallocatedCache(SMALL, 9), batch):
+    window = SlidingWindowCache(SMALL, 9)
+    for cache in (ConcatCache(SMALL), PreallocatedCache(SMALL, 9), window, batch):
         model(token_ids[:, :5], cache)
 
         def failing(layer, *new, update=cache.update):
@@ -252,6 +253,20 @@ def test_an_interrupted_pass_leaves_no_trace():
         assert cache.n_tokens == 5
         torch.testing.assert_close(model(token_ids[:, 5:], cache)[:, -1], expected)
     assert len(pages.free_blocks) == 4
+
+
+@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize("second", [1, 3])
+def test_an_interrupted_pass_does_not_harm_a_full_ring(first, second):
+    model = pair(SMALL)[1]
+    token_ids = torch.randint(50, (1, 12))
+    cache, undisturbed = SlidingWindowCache(SMALL, 3), SlidingWindowCache(SMALL, 3)
+    model(token_ids[:, :7], cache)
+    model(token_ids[:, :7], undisturbed)
+    cache.begin(token_ids[:, 7 : 7 + first])
+    cache.update(0, *torch.randn(2, 1, SMALL.n_heads, first, SMALL.head_dim))
+    found = model(token_ids[:, 7 : 7 + second], cache)
+    torch.testing.assert_close(found, model(token_ids[:, 7 : 7 + second], undisturbed))
 
 
 def test_two_texts_with_one_model_do_not_meet():

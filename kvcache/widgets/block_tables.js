@@ -25,7 +25,7 @@ function draw({ size, shots }, el) {
     stage.replaceChildren(
       make("ul", {}, ...Object.entries(tables).map(([name, table]) => make("li", {}, `${name} has the blocks ${table.join(", ") || "none"}`))),
       tokenTable("The memory", "block", slots, blocks.map(({ users, tokens, marks }, i) => row(`${i}: ${users.join(", ") || "free"}`,
-        slots.map((_, i) => make("span", {}, mark(marks[i]) || make("span", { class: "tff-mark tff-later" }), make("bdi", {}, tokens[i] ?? "")))))));
+        slots.map((_, i) => make("span", {}, mark(marks[i]) || make("span", { class: "tff-mark tff-later" }), make("bdi", {}, tokens[i] ?? "\u00a0")))))));
   }
   controls.go(1);
   return controls.stop;
