@@ -30,9 +30,15 @@ class Cache:
 
     def __init__(self, batch_size=1, n_pad=None):
         check_size("batch_size", batch_size)
-        if n_pad is not None and tuple(n_pad.shape) != (batch_size,):
+        if n_pad is not None and (
+            not isinstance(n_pad, torch.Tensor)
+            or n_pad.dtype not in (torch.int64, torch.int32)
+            or tuple(n_pad.shape) != (batch_size,)
+            or n_pad.min() < 0
+        ):
             raise ValueError(
-                f"n_pad has shape {tuple(n_pad.shape)}; pass one for each of {batch_size} rows."
+                f"n_pad is {n_pad!r}; pass a tensor of {batch_size} whole numbers, 0 or more: "
+                "what pad_left returned."
             )
         self.batch_size, self.n_pad, self.n_tokens = batch_size, n_pad, 0
 
@@ -135,7 +141,10 @@ class PreallocatedCache(Cache):
 class SlidingWindowCache(Cache):
     """A ring: token number t lies in slot t % window, where it takes the place of t - window.
 
-    window  how many tokens each token sees, itself among them; the text may go on for ever
+    window  how many tokens each token sees, itself among them
+
+    Its memory is fixed, but for a pass over several tokens: the keys and values of their chunk wait
+    for the end of the pass. Read a long prompt in pieces.
     """
 
     def __init__(self, cfg, window, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"):
@@ -162,6 +171,7 @@ class SlidingWindowCache(Cache):
         last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
         for ring, new in self.chunk:
             ring[:, :, last % self.window] = new[:, :, -len(last) :]
+        self.chunk = []
         super().end(token_ids)
 
     def key_slots(self, slots):
@@ -266,7 +276,9 @@ class PagedCache:
         """Begin a sequence with all tokens of another, in the same blocks; returns its number."""
         self.check(sequence)
         copy = self.add()
-        self.tables[copy], self.lengths[copy] = self.tables[sequence][:], self.lengths[sequence]
+        n_filled = -(-self.lengths[sequence] // self.block_size)
+        self.tables[copy] = self.tables[sequence][:n_filled]
+        self.lengths[copy] = self.lengths[sequence]
         for block in self.tables[copy]:
             self.n_users[block] += 1
         return copy
@@ -329,7 +341,9 @@ class PagedBatch:
 
     @property
     def n_tokens(self):
-        """Stored tokens of the longest sequence."""
+        """Stored tokens of the longest sequence. Raises ValueError if one was freed."""
+        for sequence in self.sequences:
+            self.pages.check(sequence)
         return max(self.pages.lengths[sequence] for sequence in self.sequences)
 
     def check(self, n_rows, n_new):
@@ -361,6 +375,8 @@ class PagedBatch:
         )
         self.new_slots = self.slots.gather(1, positions)  # (batch, n_new)
         places = torch.arange(self.slots.shape[1], device=device)
+        # Beyond its end a row sees its newest token again, and nothing of another sequence.
+        self.slots = self.slots.gather(1, places.minimum(positions[:, -1:]))
         return positions, (places <= positions[..., None])[:, None]
 
     def update(self, layer, keys, values):

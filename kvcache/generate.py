@@ -54,7 +54,12 @@ def stream(
         raise TypeError(
             f"cannot generate with a {type(model).__name__}; pass a GPTModel of kvcache."
         )
-    n_past, limit = getattr(cache, "n_tokens", 0), model.cfg.context_length
+    if cache is not None and not hasattr(cache, "begin"):
+        raise TypeError(
+            f"cache is a {type(cache).__name__}; pass an object of kvcache.caches, "
+            "and of a PagedCache its batch([...])."
+        )
+    n_past, limit = 0 if cache is None else cache.n_tokens, model.cfg.context_length
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
     n_prompt = token_ids.shape[1]
     if not is_whole(max_new_tokens) or max_new_tokens < 0:
@@ -74,7 +79,8 @@ def stream(
     if cache is not None:
         if not takes_cache:
             raise ValueError(f"{name} takes no cache object; use optimized.GPTModel.")
-        cache.check(token_ids.shape[0], token_ids.shape[1] + max(0, max_new_tokens - 1))
+        if max_new_tokens:
+            cache.check(token_ids.shape[0], n_prompt + max_new_tokens - 1)
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature is {temperature}; choose 0 (greedy) or more.")
     vocab_size = model.cfg.vocab_size
@@ -92,9 +98,13 @@ def stream(
 
 @torch.no_grad()
 def next_tokens_with(cache, model, token_ids, max_new_tokens, temperature, top_k, generator):
-    """The loop for a model that is handed its cache: nothing to reset, nothing to guard."""
+    """The loop for a model that is handed its cache: nothing to reset."""
     step_input = token_ids  # the whole prompt
+    n_stored = 0 if cache is None else cache.n_tokens
     for _ in range(max_new_tokens):
+        if cache is not None and cache.n_tokens != n_stored:
+            raise RuntimeError("another call used this cache; finish one stream first.")
+        n_stored += step_input.shape[1]
         logits = model(step_input, cache, last_only=True)  # (batch, 1, vocab_size)
         next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
         yield next_token
@@ -159,6 +169,9 @@ def pad_left(prompts):
     token_ids  (batch, longest)
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
     """
+    if not prompts or any(prompt.ndim != 1 or len(prompt) == 0 for prompt in prompts):
+        shapes = [tuple(prompt.shape) for prompt in prompts]
+        raise ValueError(f"the prompts have shapes {shapes}; pass tensors (n_tokens,), not empty.")
     longest = max(len(prompt) for prompt in prompts)
     n_pad = torch.tensor([longest - len(prompt) for prompt in prompts])
     rows = [F.pad(prompt, (longest - len(prompt), 0)) for prompt in prompts]

@@ -89,12 +89,12 @@ def _transformers():
 def llama_from(theirs):
     """A LlamaModel with the weights of a transformers.LlamaForCausalLM, in eval mode."""
     config = theirs.config
+    needed = {"model_type": "llama", "tie_word_embeddings": True, "hidden_act": "silu"}
+    needed |= {"attention_bias": False, "mlp_bias": False}
+    check_config(config, needed)
     rope = config.rope_parameters
-    if not config.tie_word_embeddings or rope["rope_type"] != "default":
-        raise ValueError(
-            f"a {config.model_type} with tie_word_embeddings={config.tie_word_embeddings} and "
-            f"{rope['rope_type']} positions; LlamaModel needs True and default, as in SmolLM2."
-        )
+    if rope["rope_type"] != "default":
+        raise ValueError(f"rope_type is {rope['rope_type']!r}; LlamaModel has default positions.")
     cfg = LlamaConfig(
         vocab_size=config.vocab_size,
         context_length=config.max_position_embeddings,
@@ -119,6 +119,14 @@ def llama_from(theirs):
     return model.eval()
 
 
+def check_config(config, needed):
+    """Raise ValueError for a model that our classes would compute in another way."""
+    for name, value in needed.items():
+        found = getattr(config, name, None)
+        if found != value:
+            raise ValueError(f"its {name} is {found!r}; the book's model has {value!r} only.")
+
+
 def load_gpt2(model_class, place=GPT2):
     """A public GPT-2 in one of the book's models, in eval mode. Its tokenizer is load_tokenizer().
 
@@ -130,7 +138,11 @@ def load_gpt2(model_class, place=GPT2):
 
 def gpt_from(theirs, model_class):
     """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode."""
-    config, tensors = theirs.config, theirs.transformer.state_dict()
+    config = theirs.config
+    needed = {"model_type": "gpt2", "tie_word_embeddings": True, "layer_norm_epsilon": 1e-5}
+    needed |= {"activation_function": "gelu_new", "scale_attn_by_inverse_layer_idx": False}
+    check_config(config, needed)
+    tensors = theirs.transformer.state_dict()
     cfg = GPTConfig(
         vocab_size=config.vocab_size,
         context_length=config.n_positions,

@@ -71,6 +71,11 @@ class GPTModel(nn.Module):
             self.views, self.views_of = [Block(*each) for each in weights], places
         return self.views
 
+    def _apply(self, *args, **options):
+        """A move to another device or dtype: let go of the views of the old weights."""
+        self.views, self.views_of = [], None
+        return super()._apply(*args, **options)
+
     @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
         n_past = 0 if cache is None else cache.n_tokens
@@ -124,17 +129,17 @@ def from_baseline(model, state_dict, *_):
             [torch.cat([state_dict.pop(layer + place) for place in places]) for layer in layers]
         )
 
-    state_dict["W_head"] = state_dict.pop("out_head.weight").t()
+    state_dict["W_head"] = state_dict.pop("out_head.weight").t().contiguous()
     for name in ("norm1", "norm2"):
         state_dict[f"blocks.{name}_scale"] = stacked(f"{name}.scale")
         state_dict[f"blocks.{name}_shift"] = stacked(f"{name}.shift")
     for name, places in LINEARS.items():
         weights, biases = ([f"{place}.{kind}" for place in places] for kind in ("weight", "bias"))
-        state_dict[f"blocks.W_{name}"] = stacked(*weights).transpose(1, 2)
-        if layers[0] + biases[0] in state_dict:
-            state_dict[f"blocks.b_{name}"] = stacked(*biases)
-        else:  # qkv_bias=False
-            state_dict[f"blocks.b_{name}"] = torch.zeros_like(model.blocks[f"b_{name}"])
+        W = stacked(*weights).transpose(1, 2).contiguous()
+        b = W.new_zeros(W.shape[0], W.shape[2])
+        if name != "qkv" or model.cfg.qkv_bias:
+            b = stacked(*biases)
+        state_dict[f"blocks.W_{name}"], state_dict[f"blocks.b_{name}"] = W, b
     for layer in layers:
         state_dict.pop(f"{layer}att.mask", None)
     for ours, theirs in (("weight", "scale"), ("bias", "shift")):

@@ -77,7 +77,13 @@ def time_generation(
             new_tokens = []
             synchronize(token_ids.device)
             start = time.perf_counter()
-            tokens = stream(model, token_ids, max_new_tokens, use_cache, make_cache())
+            cache = make_cache()
+            if getattr(cache, "n_tokens", 0):
+                raise ValueError(
+                    f"make_cache returned a cache that holds {cache.n_tokens} tokens; "
+                    "return a new one each time."
+                )
+            tokens = stream(model, token_ids, max_new_tokens, use_cache, cache)
             for i, next_token in enumerate(tokens):
                 synchronize(token_ids.device)
                 now = time.perf_counter()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from test_models import TOLERANCE, cases
 
-from kvcache import baseline, generate, optimized
+from kvcache import baseline, generate, optimized, stream
 from kvcache.caches import (
     ConcatCache,
     PagedCache,
@@ -385,7 +385,9 @@ BAD = {
     "n_blocks is 2.0": lambda: PagedCache(SMALL, 2.0),
     "block_size is 0": lambda: PagedCache(SMALL, 2, 0),
     "batch_size is 0": lambda: ConcatCache(SMALL, 0),
-    "n_pad has shape": lambda: ConcatCache(SMALL, 2, torch.tensor([1])),
+    "n_pad is tensor": lambda: ConcatCache(SMALL, 2, torch.tensor([1])),
+    "n_pad is \\[1, 0\\]": lambda: ConcatCache(SMALL, 2, [1, 0]),
+    "the prompts have shapes": lambda: pad_left([torch.tensor([])]),
     "no sequence 7": lambda: PagedCache(SMALL, 2).free(7),
     "pass each one once": lambda: PagedCache(SMALL, 2).batch([]),
     "n_kv_heads 4": lambda: LlamaConfig(**{**vars(LLAMA), "n_kv_heads": 4}),
@@ -457,3 +459,34 @@ def test_a_model_that_was_moved_copied_or_loaded_anew_uses_its_new_weights():
     torch.testing.assert_close(fast.double()(token_ids).float(), expected, atol=1e-4, rtol=0)
     twin.blocks["b_up"] = torch.zeros_like(twin.blocks["b_up"])
     assert not torch.equal(twin(token_ids), other(token_ids))
+
+
+def test_two_streams_on_one_cache_are_told_apart():
+    fast = pair(SMALL)[1]
+    cache, prompt = ConcatCache(SMALL), torch.randint(50, (1, 4))
+    first, second = stream(fast, prompt, 3, cache=cache), stream(fast, prompt, 3, cache=cache)
+    next(first), next(second)
+    with pytest.raises(RuntimeError, match="another call used this cache"):
+        next(first)
+
+
+def test_nothing_of_one_sequence_reaches_another():
+    fast = pair(SMALL)[1]
+    pages = PagedCache(SMALL, 8, 4)
+    long, short = pages.add(), pages.add()
+    fast(torch.randint(50, (1, 6)), pages.batch([long]))
+    fast(torch.randint(50, (1, 2)), pages.batch([short]))
+    pages.keys[:, :4] = pages.values[:, :4] = torch.nan  # the first block of `long`
+    assert fast(torch.randint(50, (2, 1)), pages.batch([long, short]))[1].isfinite().all()
+
+
+def test_what_is_no_cache_is_refused():
+    fast = pair(SMALL)[1]
+    with pytest.raises(TypeError, match="cache is a PagedCache"):
+        generate(fast, torch.randint(50, (1, 2)), 1, cache=PagedCache(SMALL, 2))
+    pages = PagedCache(SMALL, 2)
+    sequence = pages.add()
+    batch = pages.batch([sequence])
+    pages.free(sequence)
+    with pytest.raises(ValueError, match="no sequence 1"):
+        fast(torch.randint(50, (1, 2)), batch)

@@ -150,7 +150,7 @@ def test_without_the_package_the_model_comes_from_the_hub(tmp_path, monkeypatch,
 
 
 def test_another_kind_of_llama_is_refused():
-    with pytest.raises(ValueError, match="tie_word_embeddings=False"):
+    with pytest.raises(ValueError, match="tie_word_embeddings is False"):
         hub.llama_from(random_llama(tie_word_embeddings=False))
 
 

@@ -44,14 +44,14 @@ class BlockTables(Figure):
         sizes = {(shot["size"], len(shot["blocks"])) for shot in shots}
         if len(sizes) > 1:
             raise ValueError(f"the shots are of caches of sizes {sorted(sizes)}; show one cache.")
-        steps, before = [], [[] for _ in shots[0]["blocks"]]
+        steps, before = [], [{"users": [], "tokens": []}] * len(shots[0]["blocks"])
         for shot in shots:
             blocks = [
-                {**block, "marks": _marks(block["tokens"], old)}
+                {**block, "marks": _marks(block, old)}
                 for block, old in zip(shot["blocks"], before, strict=True)
             ]
             steps.append({"label": shot["label"], "blocks": blocks, "tables": shot["tables"]})
-            before = [block["tokens"] for block in blocks]
+            before = blocks
         super().__init__(data={"size": shots[0]["size"], "shots": steps}, **kwargs)
 
     def still(self):
@@ -64,6 +64,9 @@ class BlockTables(Figure):
         return picture("Blocks, their users and their tokens.", 520, 22 * len(blocks) + 10, *shapes)
 
 
-def _marks(tokens, before):
+def _marks(block, before):
     """A letter for each token of a block: r if it lay there before, n if it was written."""
-    return "".join("r" if tokens[: i + 1] == before[: i + 1] else "n" for i in range(len(tokens)))
+    tokens, old = block["tokens"], before["tokens"]
+    if not set(block["users"]) & set(before["users"]):
+        old = []  # it was free in between
+    return "".join("r" if tokens[: i + 1] == old[: i + 1] else "n" for i in range(len(tokens)))
