@@ -149,9 +149,30 @@ def test_without_the_package_the_model_comes_from_the_hub(tmp_path, monkeypatch,
     assert model.cfg.n_kv_heads == 2
 
 
-def test_another_kind_of_llama_is_refused():
-    with pytest.raises(ValueError, match="tie_word_embeddings is False"):
-        hub.llama_from(random_llama(tie_word_embeddings=False))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tie_word_embeddings", False),
+        ("attention_bias", True),
+        ("mlp_bias", True),
+        ("hidden_act", "gelu"),
+    ],
+)
+def test_another_kind_of_llama_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"its {name} is {value!r}"):
+        hub.llama_from(random_llama(**{name: value}))
+
+
+def test_another_kind_of_model_is_refused():
+    sizes = {"vocab_size": 90, "n_positions": 40, "n_embd": 24, "n_layer": 1, "n_head": 3}
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+    with pytest.raises(ValueError, match="its model_type is 'gpt2'"):
+        hub.llama_from(gpt2)
+    with pytest.raises(ValueError, match="its model_type is 'llama'"):
+        hub.gpt_from(random_llama(), cached.GPTModel)
+    gpt2.config.activation_function = "relu"
+    with pytest.raises(ValueError, match="its activation_function is 'relu'"):
+        hub.gpt_from(gpt2, cached.GPTModel)
 
 
 def test_a_place_where_nothing_is_says_so(tmp_path):
