@@ -11,6 +11,15 @@ def check_size(name, size):
         raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
 
 
+def check_kv_heads(n_heads, n_kv_heads):
+    """Raise ValueError unless each key and value can serve equally many query heads."""
+    if n_heads % n_kv_heads:
+        raise ValueError(
+            f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}; "
+            f"choose a divisor of {n_heads}."
+        )
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     """The sizes of one GPT. The field names are those of the public GPT behind the sources.

@@ -160,13 +160,13 @@ def gpt_from(theirs, model_class):
         "final_norm.shift": tensors["ln_f.bias"],
     }
     for layer in range(cfg.n_layers):
-        theirs, ours = f"h.{layer}.", f"trf_blocks.{layer}."
+        here, ours = f"h.{layer}.", f"trf_blocks.{layer}."
         for kind in ("weight", "bias"):  # GPT-2 keeps weights as (in, out), we as (out, in)
-            parts = tensors[f"{theirs}attn.c_attn.{kind}"].t().chunk(3)
+            parts = tensors[f"{here}attn.c_attn.{kind}"].t().chunk(3)
             for name, part in zip(("query", "key", "value"), parts, strict=True):
                 state_dict[f"{ours}att.W_{name}.{kind}"] = part
             for name, place in GPT2_NAMES.items():
                 named = NORM[kind] if name.startswith("ln") else kind
-                state_dict[f"{ours}{place}.{named}"] = tensors[f"{theirs}{name}.{kind}"].t()
+                state_dict[f"{ours}{place}.{named}"] = tensors[f"{here}{name}.{kind}"].t()
     model.load_state_dict(state_dict)
     return model.eval()

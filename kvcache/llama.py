@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .baseline import split_heads
 from .caches import ConcatCache
-from .config import GPTConfig, check_size
+from .config import GPTConfig, check_kv_heads, check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,7 @@ class LlamaConfig(GPTConfig):
         super().__post_init__()
         check_size("n_kv_heads", self.n_kv_heads)
         check_size("hidden_dim", self.hidden_dim)
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
-                f"choose a divisor of {self.n_heads}."
-            )
+        check_kv_heads(self.n_heads, self.n_kv_heads)
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need pairs: even.")
 

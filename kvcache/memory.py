@@ -10,7 +10,7 @@ import torch
 
 from . import data
 from .caches import kv_heads
-from .config import check_size
+from .config import check_kv_heads, check_size
 
 # Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "int8": 8, "int4": 4}
@@ -45,11 +45,7 @@ class ModelShape:
         sizes = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "n_parameters", "context_length")
         for name in sizes:
             check_size(name, getattr(self, name))
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
-                f"choose a divisor of {self.n_heads}."
-            )
+        check_kv_heads(self.n_heads, self.n_kv_heads)
 
 
 class GPU(NamedTuple):
