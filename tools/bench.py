@@ -53,18 +53,16 @@ class Theirs(torch.nn.Module):
         return out.logits
 
 
-class TheirCache:
-    """One of transformers' caches, with the two things that `stream` asks of a cache."""
+class TheirCache(caches.Cache):
+    """One of transformers' caches, with what `stream` asks of a cache."""
 
     def __init__(self, model, static):
-        self.n_tokens, self.static = 0, static
+        super().__init__()
+        self.static, self.max_tokens = static, static
         self.theirs = transformers.DynamicCache(config=model.config)
         if static:
             self.theirs = transformers.StaticCache(config=model.config, max_cache_len=static)
             self.mask = torch.ones(1, static, dtype=torch.long)
-
-    def check(self, n_rows, n_new):
-        pass
 
 
 def all_rows(theirs):
