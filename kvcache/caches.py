@@ -14,7 +14,7 @@ Shapes: keys and values (batch, n_kv_heads, n_tokens, head_dim).
 
 import torch
 
-from .config import check_size
+from .config import check_size, kv_heads
 
 
 class Cache:
@@ -28,7 +28,7 @@ class Cache:
 
     max_tokens = window = None  # a limit that ends the text; how far back a token sees
 
-    def __init__(self, batch_size=1, n_pad=None):
+    def __init__(self, cfg, batch_size=1, n_pad=None, dtype=None, device=None):
         check_size("batch_size", batch_size)
         if n_pad is not None and (
             not isinstance(n_pad, torch.Tensor)
@@ -41,6 +41,7 @@ class Cache:
                 "what pad_left returned."
             )
         self.batch_size, self.n_pad, self.n_tokens = batch_size, n_pad, 0
+        self.made_for = made_for(cfg, dtype, device)
 
     def check(self, n_rows, n_new):
         """Raise ValueError if n_new more tokens for n_rows sequences cannot be stored."""
@@ -96,7 +97,7 @@ class ConcatCache(Cache):
     """Makes a longer copy of everything for each new token, as the model in `cached.py` does."""
 
     def __init__(self, cfg, batch_size=1, n_pad=None):
-        super().__init__(batch_size, n_pad)
+        super().__init__(cfg, batch_size, n_pad)
         self.keys, self.values = [None] * cfg.n_layers, [None] * cfg.n_layers
 
     def update(self, layer, keys, values):
@@ -119,7 +120,7 @@ class PreallocatedCache(Cache):
     def __init__(
         self, cfg, max_tokens, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"
     ):
-        super().__init__(batch_size, n_pad)
+        super().__init__(cfg, batch_size, n_pad, dtype, device)
         check_size("max_tokens", max_tokens)
         self.max_tokens = max_tokens
         self.keys, self.values = buffers(cfg, batch_size, max_tokens, dtype, device)
@@ -148,29 +149,29 @@ class SlidingWindowCache(Cache):
     """
 
     def __init__(self, cfg, window, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"):
-        super().__init__(batch_size, n_pad)
+        super().__init__(cfg, batch_size, n_pad, dtype, device)
         check_size("window", window)
         self.window = window
-        self.keys, self.values = buffers(cfg, batch_size, window, dtype, device)
+        self.rings = buffers(cfg, batch_size, window, dtype, device)
+        self.keys, self.values = self.rings
 
     def begin(self, token_ids):
-        self.chunk = []  # of several tokens: pairs of a ring and what `end` writes into it
+        self.chunk = []  # of several tokens: the ring of each layer, and what `end` writes into it
         return super().begin(token_ids)
 
     def update(self, layer, keys, values):
-        past, pairs = self.n_tokens, ((self.keys[layer], keys), (self.values[layer], values))
+        ring, new = self.rings[:, layer], torch.stack([keys, values])
         if keys.shape[2] > 1:  # the first of them still look at what the last of them replace
-            self.chunk += pairs
-            return [torch.cat([ring[:, :, :past], new], dim=2) for ring, new in pairs]
-        for ring, new in pairs:
-            ring[:, :, past % self.window] = new[:, :, 0]
-        return [ring[:, :, : past + 1] for ring, _ in pairs]
+            self.chunk.append((ring, new))
+            return torch.cat([ring[..., : self.n_tokens, :], new], dim=-2).unbind()
+        ring[..., self.n_tokens % self.window, :] = new[..., 0, :]
+        return ring[..., : self.n_tokens + 1, :].unbind()
 
     def end(self, token_ids):
         past, end = self.n_tokens, self.n_tokens + token_ids.shape[1]
         last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
         for ring, new in self.chunk:
-            ring[:, :, last % self.window] = new[:, :, -len(last) :]
+            ring[..., last % self.window, :] = new[..., -len(last) :, :]
         self.chunk = []
         super().end(token_ids)
 
@@ -194,7 +195,7 @@ class QuantizedCache(Cache):
     """
 
     def __init__(self, cfg, max_tokens, bits=8, batch_size=1, n_pad=None, device="cpu"):
-        super().__init__(batch_size, n_pad)
+        super().__init__(cfg, batch_size, n_pad, device=device)
         check_size("max_tokens", max_tokens)
         if bits not in (4, 8):
             raise ValueError(f"bits is {bits!r}; choose 8 or 4.")
@@ -249,10 +250,10 @@ class PagedCache:
     def __init__(self, cfg, n_blocks, block_size=16, dtype=torch.float32, device="cpu"):
         check_size("n_blocks", n_blocks)
         check_size("block_size", block_size)
-        self.block_size = block_size
-        shape = (cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.block_size, self.made_for = block_size, made_for(cfg, dtype, device)
+        shape = (2, cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
+        self.memory = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = self.memory
         self.n_users = [0] * n_blocks  # how many tables have the block
         self.tables, self.lengths = {}, {}  # of each sequence: its blocks, its stored tokens
         self.n_made = 0
@@ -264,7 +265,7 @@ class PagedCache:
     @property
     def n_bytes(self):
         """Bytes of all blocks, free or not."""
-        return self.keys.nbytes + self.values.nbytes
+        return self.memory.nbytes
 
     def add(self):
         """Begin an empty sequence; returns its number."""
@@ -321,9 +322,8 @@ class PagedCache:
             if self.n_users[table[i]] > 1:  # copy on write
                 old, table[i] = table[i], self.take()
                 self.n_users[old] -= 1
-                for memory in (self.keys, self.values):
-                    blocks = memory.unflatten(1, (-1, self.block_size))
-                    blocks[:, table[i]] = blocks[:, old]
+                blocks = self.memory.unflatten(2, (-1, self.block_size))
+                blocks[:, :, table[i]] = blocks[:, :, old]
         while len(table) * self.block_size < length + n_new:
             table.append(self.take())
 
@@ -338,6 +338,7 @@ class PagedBatch:
 
     def __init__(self, pages, sequences):
         self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
+        self.made_for = pages.made_for
 
     @property
     def n_tokens(self):
@@ -380,22 +381,47 @@ class PagedBatch:
         return positions, (places <= positions[..., None])[:, None]
 
     def update(self, layer, keys, values):
-        memories = self.pages.keys[layer], self.pages.values[layer]
-        for memory, new in zip(memories, (keys, values), strict=True):
-            memory[self.new_slots] = new.transpose(1, 2)
-        return tuple(memory[self.slots].transpose(1, 2) for memory in memories)
+        memory = self.pages.memory[:, layer]  # (2, n_slots, n_kv_heads, head_dim)
+        memory[:, self.new_slots] = torch.stack([keys, values]).transpose(2, 3)
+        return memory[:, self.slots].transpose(2, 3).unbind()
 
     def end(self, token_ids):
         for sequence in self.sequences:
             self.pages.lengths[sequence] += token_ids.shape[1]
 
 
-def kv_heads(cfg):
-    """Heads with a key and a value: a GPT has as many as it has queries."""
-    return getattr(cfg, "n_kv_heads", cfg.n_heads)
+def begin_pass(model, token_ids, cache):
+    """What a model does first: check what it was given, then ask the cache.
+
+    Returns the cache, the positions and the mask. None as a cache becomes one to throw away.
+    """
+    n_past = 0 if cache is None else cache.n_tokens
+    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    if cache is None:
+        cache = ConcatCache(model.cfg, len(token_ids))
+    check_fit(cache, model)
+    return cache, *cache.begin(token_ids)
+
+
+def check_fit(cache, model):
+    """Raise ValueError for a cache that was made for a model of other sizes, dtype or device."""
+    weight = model.tok_emb.weight
+    for name, needed in made_for(model.cfg, weight.dtype, weight.device).items():
+        made = cache.made_for[name]
+        if made not in (None, needed):
+            raise ValueError(
+                f"the cache was made for {name} {made}, the model has {needed}; make one with the "
+                "model's cfg, dtype and device."
+            )
+
+
+def made_for(cfg, dtype, device):
+    """What a cache must have in common with its model. None: any will do."""
+    sizes = {"n_layers": cfg.n_layers, "n_kv_heads": kv_heads(cfg), "head_dim": cfg.head_dim}
+    return {**sizes, "dtype": dtype, "device": device and torch.device(device).type}
 
 
 def buffers(cfg, batch_size, n_tokens, dtype, device):
-    """Zeros for the keys, and for the values: (n_layers, batch, n_kv_heads, n_tokens, head_dim)."""
-    shape = (cfg.n_layers, batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
-    return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
+    """Zeros for keys and values: (2, n_layers, batch, n_kv_heads, n_tokens, head_dim)."""
+    shape = (2, cfg.n_layers, batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
+    return torch.zeros(shape, dtype=dtype, device=device)

@@ -1,14 +1,15 @@
 """What a GPT is made of, and what it may be fed: `GPTConfig` and the sizes used in the book."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 
 
-def check_size(name, size):
-    """Raise ValueError unless a size is a whole number of at least 1."""
-    if type(size) is not int or size < 1:
-        raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
+def check_size(name, size, least=1):
+    """Raise ValueError unless a size is a whole number of at least `least`. True is none."""
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < least:
+        raise ValueError(f"{name} is {size!r}; it must be a whole number of at least {least}.")
 
 
 def check_kv_heads(n_heads, n_kv_heads):
@@ -18,6 +19,11 @@ def check_kv_heads(n_heads, n_kv_heads):
             f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}; "
             f"choose a divisor of {n_heads}."
         )
+
+
+def kv_heads(cfg):
+    """Heads with a key and a value: a GPT has as many as it has queries."""
+    return getattr(cfg, "n_kv_heads", cfg.n_heads)
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,6 @@ GPT2_124M = GPTConfig(
 )
 
 # The small model of the book, trained on data/time_flies.txt: see time_flies.py.
-TIME_FLIES = GPTConfig(
-    vocab_size=50257,
-    context_length=128,
-    emb_dim=64,
-    n_heads=4,
-    n_layers=4,
-    drop_rate=0.0,
-    qkv_bias=False,
+TIME_FLIES = replace(
+    GPT2_124M, context_length=128, emb_dim=64, n_heads=4, n_layers=4, drop_rate=0.0
 )

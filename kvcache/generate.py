@@ -3,12 +3,12 @@
 import math
 from contextlib import contextmanager
 from inspect import signature
-from numbers import Integral
 
 import torch
 from torch.nn import functional as F
 
-from .config import GPTConfig
+from .caches import check_fit
+from .config import GPTConfig, check_size
 
 
 def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
@@ -62,8 +62,7 @@ def stream(
     n_past, limit = 0 if cache is None else cache.n_tokens, model.cfg.context_length
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
     n_prompt = token_ids.shape[1]
-    if not is_whole(max_new_tokens) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; choose a whole number, 0 or more.")
+    check_size("max_new_tokens", max_new_tokens, least=0)
     if n_past + n_prompt + max_new_tokens > limit:
         earlier, fit = f"{n_past} cached + " if n_past else "", limit - n_past - n_prompt
         raise ValueError(
@@ -79,25 +78,24 @@ def stream(
     if cache is not None:
         if not takes_cache:
             raise ValueError(f"{name} takes no cache object; use optimized.GPTModel.")
+        check_fit(cache, model)
         if max_new_tokens:
             cache.check(token_ids.shape[0], n_prompt + max_new_tokens - 1)
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature is {temperature}; choose 0 (greedy) or more.")
-    vocab_size = model.cfg.vocab_size
-    if top_k is not None and not (temperature > 0 and is_whole(top_k) and 1 <= top_k <= vocab_size):
-        raise ValueError(
-            f"top_k is {top_k} with temperature {temperature}; choose a whole number from 1 to "
-            f"{vocab_size} and a temperature above 0, or leave top_k out."
-        )
-    if takes_cache:
-        return next_tokens_with(
-            cache, model, token_ids, max_new_tokens, temperature, top_k, generator
-        )
-    return next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator)
+    if top_k is not None:
+        check_size("top_k", top_k)
+        if temperature == 0 or top_k > model.cfg.vocab_size:
+            raise ValueError(
+                f"top_k is {top_k} with temperature {temperature}; choose 1 to "
+                f"{model.cfg.vocab_size} and a temperature above 0, or leave top_k out."
+            )
+    loop, way = (next_tokens_with, cache) if takes_cache else (next_tokens, use_cache)
+    return loop(model, token_ids, max_new_tokens, way, temperature, top_k, generator)
 
 
 @torch.no_grad()
-def next_tokens_with(cache, model, token_ids, max_new_tokens, temperature, top_k, generator):
+def next_tokens_with(model, token_ids, max_new_tokens, cache, temperature, top_k, generator):
     """The loop for a model that is handed its cache: nothing to reset."""
     step_input = token_ids  # the whole prompt
     n_stored = 0 if cache is None else cache.n_tokens
@@ -155,11 +153,6 @@ def eval_mode(model):
     finally:
         for module in training:
             module.training = True
-
-
-def is_whole(number):
-    """Whether this is a whole number, and not a truth value."""
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def pad_left(prompts):

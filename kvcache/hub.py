@@ -1,13 +1,14 @@
 """The weights of public models in the book's classes: SmolLM2 and GPT-2.
 
-transformers reads the files, or downloads them from the Hugging Face hub with a progress bar. It
-is asked for only when it is needed, like what it needs for GGUF files: gguf and accelerate.
+transformers reads the files, or downloads them from the Hugging Face hub with a progress bar. Only
+this module needs it; for GGUF files it needs gguf and accelerate, too.
 """
 
 import importlib.util
 from pathlib import Path
 
 import torch
+import transformers
 
 from .config import GPTConfig
 from .llama import LlamaConfig, LlamaModel
@@ -15,25 +16,31 @@ from .llama import LlamaConfig, LlamaModel
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GPT2 = "openai-community/gpt2"
 
-LLAMA_NAMES = {  # the hub's name of each weight of a block, and ours
-    "self_attn.q_proj.weight": "att.W_query.weight",
-    "self_attn.k_proj.weight": "att.W_key.weight",
-    "self_attn.v_proj.weight": "att.W_value.weight",
-    "self_attn.o_proj.weight": "att.out_proj.weight",
+LLAMA_NAMES = {  # parts of the hub's names, and ours: replaced in this order
+    "layers.": "trf_blocks.",
+    "self_attn.q_proj": "att.W_query",
+    "self_attn.k_proj": "att.W_key",
+    "self_attn.v_proj": "att.W_value",
+    "self_attn.o_proj": "att.out_proj",
     "input_layernorm.weight": "norm1.scale",
     "post_attention_layernorm.weight": "norm2.scale",
-    "mlp.gate_proj.weight": "ff.gate.weight",
-    "mlp.up_proj.weight": "ff.up.weight",
-    "mlp.down_proj.weight": "ff.down.weight",
+    "mlp.": "ff.",
+    "_proj": "",
+    "norm.weight": "final_norm.scale",
+    "embed_tokens": "tok_emb",
 }
 GPT2_NAMES = {
+    "h.": "trf_blocks.",
+    "attn.c_attn": "att.qkv",
     "attn.c_proj": "att.out_proj",
     "mlp.c_fc": "ff.layers.0",
     "mlp.c_proj": "ff.layers.2",
-    "ln_1": "norm1",
-    "ln_2": "norm2",
+    "ln_1.": "norm1.",
+    "ln_2.": "norm2.",
+    "ln_f.": "final_norm.",
+    "wte": "tok_emb",
+    "wpe": "pos_emb",
 }
-NORM = {"weight": "scale", "bias": "shift"}
 
 
 def load_smollm2(place=None):
@@ -58,14 +65,14 @@ def packaged_smollm2():
 def load_transformers(place):
     """The weights of that place in transformers' own class, in float32 and eval mode."""
     where, options = _files(place)
-    auto = _transformers().AutoModelForCausalLM
+    auto = transformers.AutoModelForCausalLM
     return auto.from_pretrained(where, dtype=torch.float32, **options).eval()
 
 
 def load_hub_tokenizer(place):
     """The tokenizer of that place; encode and decode are used as those of tiktoken."""
     where, options = _files(place)
-    return _transformers().AutoTokenizer.from_pretrained(where, **options)
+    return transformers.AutoTokenizer.from_pretrained(where, **options)
 
 
 def _files(place):
@@ -76,14 +83,6 @@ def _files(place):
     if (is_gguf or file.exists() or file.is_absolute()) and not needed.is_file():
         raise FileNotFoundError(f"no file {needed}; pass a folder of the hub, or a GGUF file.")
     return (str(file.parent), {"gguf_file": file.name}) if is_gguf else (str(place), {})
-
-
-def _transformers():
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError("transformers is not installed; pip install transformers") from None
-    return transformers
 
 
 def llama_from(theirs):
@@ -106,16 +105,8 @@ def llama_from(theirs):
         rope_base=rope["rope_theta"],
         norm_eps=config.rms_norm_eps,
     )
-    tensors = theirs.model.state_dict()
-    state_dict = {
-        "tok_emb.weight": tensors["embed_tokens.weight"],
-        "final_norm.scale": tensors["norm.weight"],
-    }
-    for layer in range(cfg.n_layers):
-        for name, ours in LLAMA_NAMES.items():
-            state_dict[f"trf_blocks.{layer}.{ours}"] = tensors[f"layers.{layer}.{name}"]
     model = LlamaModel(cfg)
-    model.load_state_dict(state_dict)
+    model.load_state_dict(renamed(theirs.model, LLAMA_NAMES))
     return model.eval()
 
 
@@ -125,6 +116,16 @@ def check_config(config, needed):
         found = getattr(config, name, None)
         if found != value:
             raise ValueError(f"its {name} is {found!r}; the book's model has {value!r} only.")
+
+
+def renamed(theirs, names):
+    """The state dict of one of their models, with our names."""
+    state_dict = {}
+    for name, tensor in theirs.state_dict().items():
+        for part, ours in names.items():
+            name = name.replace(part, ours)
+        state_dict[name] = tensor
+    return state_dict
 
 
 def load_gpt2(model_class, place=GPT2):
@@ -142,7 +143,6 @@ def gpt_from(theirs, model_class):
     needed = {"model_type": "gpt2", "tie_word_embeddings": True, "layer_norm_epsilon": 1e-5}
     needed |= {"activation_function": "gelu_new", "scale_attn_by_inverse_layer_idx": False}
     check_config(config, needed)
-    tensors = theirs.transformer.state_dict()
     cfg = GPTConfig(
         vocab_size=config.vocab_size,
         context_length=config.n_positions,
@@ -152,21 +152,17 @@ def gpt_from(theirs, model_class):
         qkv_bias=True,
     )
     model = model_class(cfg)
-    state_dict = {
-        "tok_emb.weight": tensors["wte.weight"],
-        "pos_emb.weight": tensors["wpe.weight"],
-        "out_head.weight": tensors["wte.weight"],  # one table for reading and for writing
-        "final_norm.scale": tensors["ln_f.weight"],
-        "final_norm.shift": tensors["ln_f.bias"],
-    }
-    for layer in range(cfg.n_layers):
-        here, ours = f"h.{layer}.", f"trf_blocks.{layer}."
-        for kind in ("weight", "bias"):  # GPT-2 keeps weights as (in, out), we as (out, in)
-            parts = tensors[f"{here}attn.c_attn.{kind}"].t().chunk(3)
-            for name, part in zip(("query", "key", "value"), parts, strict=True):
-                state_dict[f"{ours}att.W_{name}.{kind}"] = part
-            for name, place in GPT2_NAMES.items():
-                named = NORM[kind] if name.startswith("ln") else kind
-                state_dict[f"{ours}{place}.{named}"] = tensors[f"{here}{name}.{kind}"].t()
+    state_dict = {}
+    for name, tensor in renamed(theirs.transformer, GPT2_NAMES).items():
+        if "norm" in name:
+            name = name.replace("weight", "scale").replace("bias", "shift")
+        elif "trf_blocks" in name:
+            tensor = tensor.t()  # GPT-2 keeps weights as (in, out), we as (out, in)
+        if "qkv" in name:
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                state_dict[name.replace("qkv", f"W_{part}")] = rows
+        else:
+            state_dict[name] = tensor
+    state_dict["out_head.weight"] = state_dict["tok_emb.weight"]  # one table to read and to write
     model.load_state_dict(state_dict)
     return model.eval()

@@ -5,6 +5,7 @@ keys that are turned by an angle which grows with the position; fewer keys and v
 queries; a third matrix in the feed-forward. The caches are the same objects.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .baseline import split_heads
-from .caches import ConcatCache
+from .caches import begin_pass
 from .config import GPTConfig, check_kv_heads, check_size
 
 
@@ -36,6 +37,9 @@ class LlamaConfig(GPTConfig):
         check_size("n_kv_heads", self.n_kv_heads)
         check_size("hidden_dim", self.hidden_dim)
         check_kv_heads(self.n_heads, self.n_kv_heads)
+        for name in ("rope_base", "norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose a number above 0.")
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need pairs: even.")
 
@@ -133,11 +137,7 @@ class LlamaModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
-        n_past = 0 if cache is None else cache.n_tokens
-        self.cfg.check_token_ids(token_ids, self.tok_emb.weight.device, n_past)
-        if cache is None:
-            cache = ConcatCache(self.cfg, len(token_ids))
-        positions, mask = cache.begin(token_ids)
+        cache, positions, mask = begin_pass(self, token_ids, cache)
         x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
         turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
         for layer, block in enumerate(self.trf_blocks):

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 
 from . import data
-from .caches import kv_heads
-from .config import check_kv_heads, check_size
+from .config import check_kv_heads, check_size, kv_heads
 
 # Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "int8": 8, "int4": 4}
@@ -74,8 +73,7 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 
     Raises ValueError for a number of tokens or sequences that cannot be.
     """
-    if type(n_tokens) is not int or n_tokens < 0:
-        raise ValueError(f"n_tokens is {n_tokens!r}; it must be a whole number, 0 or more.")
+    check_size("n_tokens", n_tokens, least=0)
     check_size("batch_size", batch_size)
     numbers = 2 * cfg.n_layers * batch_size * kv_heads(cfg) * n_tokens * cfg.head_dim
     return numbers * _bits(dtype) // 8
@@ -110,10 +108,8 @@ def longest_context(
 
 def measured_cache_bytes(model):
     """Bytes of the tensors that a `cached.GPTModel` holds in its cache now."""
-    caches = [
-        cache for block in model.trf_blocks for cache in (block.att.cache_k, block.att.cache_v)
-    ]
-    return sum(cache.numel() * cache.element_size() for cache in caches if cache is not None)
+    buffers = model.named_buffers()
+    return sum(buffer.nbytes for name, buffer in buffers if "att.cache_" in name)
 
 
 def _bits(dtype):

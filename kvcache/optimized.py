@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .caches import ConcatCache
+from .caches import begin_pass
 
 
 class Block(NamedTuple):
@@ -78,12 +78,8 @@ class GPTModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
-        n_past = 0 if cache is None else cache.n_tokens
-        self.cfg.check_token_ids(token_ids, self.tok_emb.weight.device, n_past)
+        cache, positions, mask = begin_pass(self, token_ids, cache)
         batch_size, n_tokens = token_ids.shape
-        if cache is None:
-            cache = ConcatCache(self.cfg, batch_size)
-        positions, mask = cache.begin(token_ids)
 
         x = self.tok_emb(token_ids) + self.pos_emb(positions)  # (batch, n_tokens, emb_dim)
         emb_dim = x.shape[2:]

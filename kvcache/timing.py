@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
-from .generate import is_whole, stream
+from .config import check_size
+from .generate import stream
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ def time_generation(
     warmup      tokens generated before, untimed: the first passes set up memory and threads
     make_cache  called for each generation: a new cache for a model that is handed one
     """
-    for name, count in (("max_new_tokens", max_new_tokens), ("repeats", repeats)):
-        if not is_whole(count) or count < 1:
-            raise ValueError(f"{name} is {count!r}; timing needs a whole number of at least 1.")
+    check_size("max_new_tokens", max_new_tokens)
+    check_size("repeats", repeats)
     for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache, make_cache()):
         pass
     seconds = torch.zeros(repeats, max_new_tokens, dtype=torch.float64)

@@ -1,9 +1,12 @@
 """Every cache gives what it promises: the baseline's logits, a window's, or a stated error."""
 
 import copy
+from dataclasses import replace
 
+import bench
 import pytest
 import torch
+import transformers
 from conftest import SMALL, twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -392,6 +395,7 @@ BAD = {
     "pass each one once": lambda: PagedCache(SMALL, 2).batch([]),
     "n_kv_heads 4": lambda: LlamaConfig(**{**vars(LLAMA), "n_kv_heads": 4}),
     "hidden_dim is 0": lambda: LlamaConfig(**{**vars(LLAMA), "hidden_dim": 0}),
+    "rope_base is -1": lambda: LlamaConfig(**{**vars(LLAMA), "rope_base": -1}),
     "need an even one": lambda: QuantizedCache(type(SMALL)(9, 9, 3, 1, 1), 8, bits=4),
 }
 
@@ -429,6 +433,64 @@ def test_what_a_cache_cannot_take_is_refused_before_any_work():
         generate(model, token_ids, 1, use_cache=True)
     with pytest.raises(TypeError, match="list"):
         model([[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_layers": 3}, "for n_layers 3, the model has 2"),
+        ({"n_heads": 2}, "for n_kv_heads 2, the model has 4"),
+        ({"emb_dim": 32}, "for head_dim 8, the model has 4"),
+    ],
+)
+def test_a_cache_made_for_another_model_is_refused(change, message):
+    model, other = pair(SMALL)[1], replace(SMALL, **change)
+    token_ids = torch.randint(50, (1, 3))
+    pages = PagedCache(other, 4)
+    for cache in (
+        ConcatCache(other),
+        PreallocatedCache(other, 8),
+        SlidingWindowCache(other, 8),
+        QuantizedCache(other, 8),
+        pages.batch([pages.add()]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(token_ids, cache)
+        with pytest.raises(ValueError, match=message):
+            stream(model, token_ids, 1, cache=cache)
+        assert cache.n_tokens == 0
+
+
+def test_a_cache_of_another_dtype_or_device_is_refused():
+    model, token_ids = pair(SMALL)[1], torch.randint(50, (1, 3))
+    with pytest.raises(ValueError, match=r"for dtype torch\.float16, the model has torch\.float32"):
+        model(token_ids, PreallocatedCache(SMALL, 8, dtype=torch.float16))
+    with pytest.raises(ValueError, match="for device meta, the model has cpu"):
+        model(token_ids, SlidingWindowCache(SMALL, 8, device="meta"))
+    pages = PagedCache(SMALL, 2, dtype=torch.float64)
+    sequence = pages.add()
+    with pytest.raises(ValueError, match="for dtype torch"):
+        model(token_ids, pages.batch([sequence]))
+    assert len(pages.free_blocks) == 2
+    model.double()(token_ids, pages.batch([sequence]))
+
+
+def test_every_row_of_the_bench_writes_the_text_of_the_baseline(monkeypatch):
+    monkeypatch.setattr(bench, "N_NEW", 6)
+    sizes = {"vocab_size": 90, "n_positions": 210, "n_embd": 48, "n_layer": 2, "n_head": 4}
+    config = transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    for weight in theirs.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    prompt, matrices, texts = torch.randint(90, (1, 4)), [torch.rand(9, 5)], {}
+    for label, model, options in bench.all_rows(theirs):
+        tokens, streams, texts[label] = bench.measured(matrices, model, prompt, **options)
+        assert tokens.min() > 0
+        assert streams.shape == (1, 1)
+    exact = [text for label, text in texts.items() if "int" not in label]
+    assert len(texts) == 11
+    assert all(torch.equal(text, texts["baseline"]) for text in exact)
 
 
 def test_the_optimized_model_takes_its_own_state_dict_and_the_baselines():

@@ -32,6 +32,14 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, name, theme):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_figures_stand_on_the_dark_page_without_a_light_box(open_page, name):
+    page = open_page(name, theme="dark")
+    for output in page.locator(".cell_output .text_html").all():
+        colour = output.evaluate("element => getComputedStyle(element).backgroundColor")
+        assert colour == "rgba(0, 0, 0, 0)"
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_in_any_state(open_page, name, theme):
     page = open_page(name, theme=theme)

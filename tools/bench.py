@@ -21,7 +21,6 @@ from kvcache.memory import kv_cache_bytes
 
 N_NEW, N_TOTAL = 200, 204
 MATRIX_BYTES = 4 * 10**8
-MATRICES = [torch.rand(MATRIX_BYTES // 4 // width, width) for width in (768, 10_000)]
 
 
 class AllLogits(baseline.GPTModel):
@@ -56,8 +55,8 @@ class Theirs(torch.nn.Module):
 class TheirCache(caches.Cache):
     """One of transformers' caches, with what `stream` asks of a cache."""
 
-    def __init__(self, model, static):
-        super().__init__()
+    def __init__(self, model, cfg, static=None):
+        super().__init__(cfg)
         self.static, self.max_tokens = static, static
         self.theirs = transformers.DynamicCache(config=model.config)
         if static:
@@ -91,12 +90,12 @@ def all_rows(theirs):
         ("baseline", plain, {}),
         ("cached", others[1], {"use_cache": True}),
         *((f"optimized, {name}", fast, {"make_cache": make}) for name, make in makers.items()),
-        ("transformers, dynamic", wrapped, {"make_cache": lambda: TheirCache(theirs, None)}),
-        ("transformers, static", wrapped, {"make_cache": lambda: TheirCache(theirs, N_TOTAL)}),
+        ("transformers, dynamic", wrapped, {"make_cache": lambda: TheirCache(theirs, cfg)}),
+        ("transformers, static", wrapped, {"make_cache": lambda: TheirCache(theirs, cfg, N_TOTAL)}),
     ]
 
 
-def measured(model, prompt, use_cache=False, make_cache=lambda: None):
+def measured(matrices, model, prompt, use_cache=False, make_cache=lambda: None):
     """(seconds of each new token, seconds of streaming each matrix, the text)
 
     A token and the matrices take turns, so that all see the same machine: it is not equally fast
@@ -110,7 +109,7 @@ def measured(model, prompt, use_cache=False, make_cache=lambda: None):
         tokens.append(time.perf_counter() - start)
         text.append(token)
         if len(tokens) % 5 == 0:
-            streams.append([seconds_of(matrix) for matrix in MATRICES])
+            streams.append([seconds_of(matrix) for matrix in matrices])
         start = time.perf_counter()
     return torch.tensor(tokens), torch.tensor(streams), torch.cat(text, dim=1)
 
@@ -131,7 +130,8 @@ def main():
     prompt = torch.randint(cfg.vocab_size, (1, 4))
     weights = 4 * (cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.emb_dim * cfg.vocab_size)
     n_bytes = weights + kv_cache_bytes(cfg, prompt.shape[1] + N_NEW // 2)  # halfway
-    runs = {label: measured(model, prompt, **options) for label, model, options in rows}
+    matrices = [torch.rand(MATRIX_BYTES // 4 // width, width) for width in (768, 10_000)]
+    runs = {label: measured(matrices, model, prompt, **options) for label, model, options in rows}
     slow, _, reference = runs["baseline"]
 
     print(f"GPT-2's 124M shape, random weights, float32, batch 1, 4 + {N_NEW} tokens")
@@ -149,7 +149,7 @@ def main():
         )
     seconds = torch.cat([streams for _, streams, _ in runs.values()]).median(dim=0).values
     print(f"\nThe limit: {n_bytes / 1e6:.0f} MB of weights and cache for each token, and")
-    for matrix, took in zip(MATRICES, seconds.tolist(), strict=True):
+    for matrix, took in zip(matrices, seconds.tolist(), strict=True):
         rate = MATRIX_BYTES / took
         print(
             f"{rate / 1e9:.1f} GB/s, {rate / n_bytes:.1f} tokens/s, as a 400 MB matrix with "

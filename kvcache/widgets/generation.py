@@ -2,7 +2,8 @@
 
 import torch
 
-from ..generate import is_whole, stream
+from ..config import check_size
+from ..generate import stream
 from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
 from .still import picture, square, text
@@ -28,8 +29,7 @@ class Generation(Figure):
             raise ValueError(f"the batch size is {token_ids.shape[0]}; show one: token_ids[:1].")
         if max_new_tokens == 0:
             raise ValueError("max_new_tokens is 0; generate at least 1 token.")
-        if not is_whole(n_best) or n_best < 1:
-            raise ValueError(f"n_best is {n_best!r}; choose a whole number of at least 1.")
+        check_size("n_best", n_best)
         n_best = min(n_best, model.cfg.vocab_size)
         all_ids, n_read, steps, seen = token_ids[0].tolist(), 0, [], {}
         hooks = [  # what the model is given, and the logits that come out, in the real run
