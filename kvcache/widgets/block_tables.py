@@ -2,7 +2,7 @@
 
 from ..tokenizer import token_label
 from .figure import Figure, module_text
-from .still import picture, text
+from .still import LINE, picture, table
 
 
 def block_shot(pages, label, sequences):
@@ -56,12 +56,12 @@ class BlockTables(Figure):
 
     def still(self):
         """The last state."""
-        shapes, blocks = [], self.data["shots"][-1]["blocks"]
-        for i, block in enumerate(blocks):
+        rows = [("block: users", "tokens")]
+        for i, block in enumerate(self.data["shots"][-1]["blocks"]):
             users = ", ".join(block["users"]) or "free"
-            shapes.append(text(0, 20 + 22 * i, f"block {i}: {users}", font_weight="bold"))
-            shapes.append(text(160, 20 + 22 * i, " ".join(block["tokens"])))
-        return picture("Blocks, their users and their tokens.", 520, 22 * len(blocks) + 10, *shapes)
+            rows.append((f"block {i}: {users}", " ".join(block["tokens"])))
+        height = LINE * len(rows) + 8
+        return picture("Blocks, their users and their tokens.", 520, height, table(rows, (0, 160)))
 
 
 def _marks(block, before):

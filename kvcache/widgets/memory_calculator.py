@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from ..memory import BITS, GPUS, MODEL_SHAPES, kv_cache_bytes, weight_bytes
 from .figure import Figure, module_text
-from .still import picture, text
+from .still import LINE, picture, table
 
 NAMES = ("key", "label", "most", "unit", "list")
 FIELDS = (  # ... the largest value, what a typed 1 stands for, the list that it is part of
@@ -56,15 +56,10 @@ class MemoryCalculator(Figure):
         for shape in self.shapes:
             tokens = shape.context_length
             token, full = (kv_cache_bytes(shape, n, dtype="bfloat16") for n in (1, tokens))
-            weights = size_text(weight_bytes(shape))
             full = f"{size_text(full)} ({tokens:,} tokens)"
-            rows.append((shape.name, size_text(token), full, weights))
-        cells = [
-            text(x, 18 + 24 * y, words, font_weight="normal" if y else "bold")
-            for y, row in enumerate(rows)
-            for x, words in zip((0, 130, 250, 460), row, strict=True)
-        ]
-        return picture("Memory of caches and weights in bfloat16", 540, 24 * len(rows) + 8, *cells)
+            rows.append((shape.name, size_text(token), full, size_text(weight_bytes(shape))))
+        cells = table(rows, (0, 130, 250, 460))
+        return picture("Memory of caches and weights in bfloat16", 540, LINE * len(rows) + 8, cells)
 
 
 def size_text(n_bytes):
