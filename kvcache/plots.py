@@ -24,11 +24,9 @@ STYLE = {
 # Without a cache, with a cache, then others: told apart by line as well as by colour.
 COLOURS = [RECOMPUTED, REUSED, RECOMPUTED, REUSED, NEW, NEW]
 LINES = plt.cycler(color=COLOURS, linestyle=["--", "-", ":", ":", "-", "-."])
-BARS = plt.cycler(
-    edgecolor=COLOURS,
-    facecolor=["none", "none", "none", "none", NEW, "none"],
-    hatch=["///", "", "xxx", "|||", "", "\\\\\\"],
-)
+FILLS = ["none", "none", "none", "none", NEW, "none"]
+HATCHES = ["///", "", "xxx", "|||", "", "\\\\\\"]
+BARS = plt.cycler(edgecolor=COLOURS, facecolor=FILLS, hatch=HATCHES)
 
 
 class Plot:
@@ -110,10 +108,8 @@ def speed_up(without, cached):
     if lengths[0] != lengths[1]:
         raise ValueError(f"the generations have {lengths} new tokens; time the same number twice.")
     ratio = without.per_token.cumsum(0) / cached.per_token.cumsum(0)  # (n_new_tokens,)
-    description = (
-        f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
-        f"{ratio[-1]:.1f} after {len(ratio)}."
-    )
-    curve = ("speed-up", range(1, len(ratio) + 1), ratio)
-    axes = "new tokens generated", "times as fast with a cache"
-    return lines([curve], *axes, description, styles=LINES[4:])
+    description = f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
+    description += f"{ratio[-1]:.1f} after {len(ratio)}."
+    curves = [("speed-up", range(1, len(ratio) + 1), ratio)]
+    ylabel = "times as fast with a cache"
+    return lines(curves, "new tokens generated", ylabel, description, styles=LINES[4:])

@@ -97,15 +97,11 @@ def _observe(attention, seen, outputs, use_cache, vectors):
         keys, values = attention.cache_k.transpose(1, 2), attention.cache_v.transpose(1, 2)
     n_reused = keys.shape[1] - n_computed
     positions = range(n_reused, keys.shape[1])
-    step = LayerStep(
-        new=[position for position in positions if position not in seen],
-        recomputed=[position for position in positions if position in seen],
-        reused=list(range(n_reused)),
-        keys=keys[0].clone() if vectors else None,
-        values=values[0].clone() if vectors else None,
-    )
+    new = [position for position in positions if position not in seen]
+    recomputed = [position for position in positions if position in seen]
     seen.update(positions)
-    return step
+    kept = (keys[0].clone(), values[0].clone()) if vectors else ()
+    return LayerStep(new, recomputed, list(range(n_reused)), *kept)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from ..tokenizer import token_label
 from .figure import Figure, module_text
-from .still import LINE, picture, table
+from .still import table_picture
 
 
 def block_shot(pages, label, sequences):
@@ -46,10 +46,8 @@ class BlockTables(Figure):
             raise ValueError(f"the shots are of caches of sizes {sorted(sizes)}; show one cache.")
         steps, before = [], [{"users": [], "tokens": []}] * len(shots[0]["blocks"])
         for shot in shots:
-            blocks = [
-                {**block, "marks": _marks(block, old)}
-                for block, old in zip(shot["blocks"], before, strict=True)
-            ]
+            pairs = zip(shot["blocks"], before, strict=True)
+            blocks = [{**block, "marks": _marks(block, old)} for block, old in pairs]
             steps.append({"label": shot["label"], "blocks": blocks, "tables": shot["tables"]})
             before = blocks
         super().__init__(data={"size": shots[0]["size"], "shots": steps}, **kwargs)
@@ -60,8 +58,7 @@ class BlockTables(Figure):
         for i, block in enumerate(self.data["shots"][-1]["blocks"]):
             users = ", ".join(block["users"]) or "free"
             rows.append((f"block {i}: {users}", " ".join(block["tokens"])))
-        height = LINE * len(rows) + 8
-        return picture("Blocks, their users and their tokens.", 520, height, table(rows, (0, 160)))
+        return table_picture("Blocks, their users and their tokens.", 520, rows, (0, 160))
 
 
 def _marks(block, before):

@@ -5,7 +5,7 @@ import torch
 from ..generate import eval_mode, generate
 from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
-from .still import LINE, picture, table
+from .still import table_picture
 
 
 class BreakIt(Figure):
@@ -36,8 +36,7 @@ class BreakIt(Figure):
         for run in self.data["runs"]:
             error = run["steps"][-1]["error"]
             rows.append((run["name"], f"{error:.2g}", "".join(run["texts"])))
-        height = LINE * len(rows) + 8
-        return picture("Cache bugs, and the text of each.", 680, height, table(rows, (0, 230, 330)))
+        return table_picture("Cache bugs, and the text of each.", 680, rows, (0, 230, 330))
 
 
 def _run(reference, name, calls, start):
@@ -68,10 +67,5 @@ def _run(reference, name, calls, start):
         text_ids.append(call.logits.argmax().item())
     n_new = len(text_ids) - len(prompt)
     right_ids = generate(reference, torch.tensor([prompt], device=device), n_new)[0].tolist()
-    return {
-        "name": name,
-        "n_prompt": len(prompt),
-        "texts": token_texts(text_ids),
-        "right": token_texts(right_ids),
-        "steps": steps,
-    }
+    texts, right = token_texts(text_ids), token_texts(right_ids)
+    return {"name": name, "n_prompt": len(prompt), "texts": texts, "right": right, "steps": steps}

@@ -5,7 +5,6 @@ import inspect
 import itertools
 import re
 import textwrap
-from operator import attrgetter
 
 import torch
 
@@ -19,34 +18,29 @@ from .still import timelines
 
 # The name of each change, the experiment that shows what it is for, and where it is. Left out is
 # GPTModel.check_cache, which refuses what the cache cannot take.
-CHANGES = [
-    (
-        "a place to keep them",
+CHANGES = {
+    "a place to keep them": (
         "One layer is given the whole text at each step. A place is there; nothing is stored yet.",
         "MultiHeadAttention.__init__",
     ),
-    (
-        "store or append",
+    "store or append": (
         "One layer is given one token at a time. Before, each stands alone; now it finds the "
         "others.",
         "MultiHeadAttention.forward",
     ),
-    (
-        "forget",
+    "forget": (
         "A second text begins. Before, it finds the old one's keys; after a reset, only its own.",
         "MultiHeadAttention.reset_cache",
     ),
-    (
-        "positions, and the way down",
+    "positions, and the way down": (
         "The whole model is given one token at a time. Before, each believes that it is the first.",
         "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
     ),
-    (
-        "feed only the new token",
+    "feed only the new token": (
         "The loop writes a text by itself, with use_cache=False and with use_cache=True.",
         "next_tokens",
     ),
-]
+}
 
 
 class CodeChanges(Figure):
@@ -63,16 +57,21 @@ class CodeChanges(Figure):
             raise TypeError("pass a baseline.GPTModel first, then a cached.GPTModel.")
         # The last experiment writes as many tokens as there are, after the first of them.
         caching.cfg.check_token_ids(token_ids, caching.tok_emb.weight.device, n_past=1)
-        if token_ids.shape[0] != 1 or token_ids.shape[1] < 2:
-            raise ValueError(
-                f"token_ids has shape {tuple(token_ids.shape)}; pass (1, n_tokens), n_tokens >= 2."
+        shape = tuple(token_ids.shape)
+        if shape[0] != 1 or shape[1] < 2:
+            raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
+        changes, experiments = [], _experiments(plain, caching, token_ids)
+        for title, (tokens, before, after) in zip(CHANGES, experiments, strict=True):
+            (effect, places), number = CHANGES[title], len(changes) + 1
+            changes.append(
+                {
+                    "title": title,
+                    "effect": effect,
+                    "pieces": [{"where": at, "rows": _rows(at, number)} for at in places.split()],
+                    "before": {"tokens": tokens, "rows": before},
+                    "after": {"tokens": tokens, "rows": after},
+                }
             )
-        changes = []
-        timelines = _timelines(plain, caching, token_ids)
-        for number, (title, effect, places) in enumerate(CHANGES, start=1):
-            pieces = [{"where": place, "rows": _rows(place, number)} for place in places.split()]
-            change = {"title": title, "effect": effect, "pieces": pieces}
-            changes.append(change | timelines[number - 1])
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):
@@ -105,44 +104,38 @@ def _rows(place, number):
 
 def _source(module, place):
     """The lines of a method, or none where there is no such method."""
-    try:
-        source = inspect.getsource(attrgetter(place)(module))
-    except AttributeError:
-        return []
-    return textwrap.dedent(source).splitlines()
+    owner, name = place.split(".")
+    method = getattr(getattr(module, owner), name, None)
+    return textwrap.dedent(inspect.getsource(method)).splitlines() if method else []
 
 
 @torch.no_grad()
-def _timelines(plain, caching, token_ids):
-    """For each change, a timeline before and after it, observed in runs of the real classes."""
+def _experiments(plain, caching, token_ids):
+    """For each change: the tokens, and rows [marks, note] before and after it, as observed."""
     labels = [token_label(token_id) for token_id in token_ids[0].tolist()]
     n, block, old_attention = len(labels), caching.trf_blocks[0], plain.trf_blocks[0].att
-    positions = torch.arange(n, device=token_ids.device)
     # What the first attention layer is given: (1, n, emb_dim)
-    x = block.norm1(caching.tok_emb(token_ids) + caching.pos_emb(positions))
+    x = block.norm1(caching.tok_emb(token_ids) + caching.pos_emb.weight[:n])
     so_far = [x[:, : i + 1] for i in range(n)]
     alone = x.split(1, dim=1)
     attention = block.att
     attention.reset_cache()
 
-    one = _layer_rows(old_attention, so_far), _layer_rows(attention, so_far)
-    two = _layer_rows(attention, alone), _layer_rows(attention, alone, use_cache=True)
+    yield labels, _layer_rows(old_attention, so_far), _layer_rows(attention, so_far)
+
+    yield labels, _layer_rows(attention, alone), _layer_rows(attention, alone, use_cache=True)
+
     stale = _layer_rows(attention, alone[:2], first=n, use_cache=True)
     attention.reset_cache()
-    three = stale, _layer_rows(attention, alone[:2], first=n, use_cache=True)
-    four = [_positions(caching, token_ids, counted) for counted in (False, True)]
+    own = _layer_rows(attention, alone[:2], first=n, use_cache=True)
+    yield labels + labels[:2], stale, own
+
+    yield labels, *(_positions(caching, token_ids, counted) for counted in (False, True))
+
     traces = trace(plain, token_ids[:, :1], n), trace(caching, token_ids[:, :1], n, use_cache=True)
-    five = [
-        [[letters(layer), f"given {len(layer.new + layer.recomputed)}"] for layer, *_ in each.steps]
-        for each in traces
-    ]
     caching.reset_kv_cache()
     written = [token_label(token_id) for token_id in traces[0].token_ids[:n]]
-    tokens = [labels, labels, labels + labels[:2], labels, written]
-    return [
-        {"before": {"tokens": names, "rows": before}, "after": {"tokens": names, "rows": after}}
-        for names, (before, after) in zip(tokens, (one, two, three, four, five), strict=True)
-    ]
+    yield written, *(_first_layer(each.steps) for each in traces)
 
 
 def _layer_rows(attention, inputs, first=0, **use_cache):
@@ -175,3 +168,8 @@ def _positions(model, token_ids, counted):
     return [
         ["r" * (len(call.visible) - 1) + "n", f"position {call.positions[0]}"] for call in calls
     ]
+
+
+def _first_layer(steps):
+    """The rows of a trace."""
+    return [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in steps]

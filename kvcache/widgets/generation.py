@@ -42,24 +42,17 @@ class Generation(Figure):
                 best, chosen = probabilities.topk(n_best).indices.tolist(), next_token.item()
                 if chosen not in best:  # it ties with others, and came behind them
                     best[-1] = chosen
-                steps.append(
-                    {
-                        "kept": kept,
-                        "again": n_read - kept,
-                        "first": len(all_ids) - n_read,
-                        "best": [token_label(token_id) for token_id in best],
-                        "probabilities": probabilities[best].tolist(),
-                        "chosen": best.index(chosen),
-                    }
-                )
+                read = {"kept": kept, "again": n_read - kept, "first": len(all_ids) - n_read}
+                found = {
+                    "best": [token_label(token_id) for token_id in best],
+                    "probabilities": probabilities[best].tolist(),
+                    "chosen": best.index(chosen),
+                }
+                steps.append(read | found)
                 n_read = len(all_ids)
                 all_ids.append(chosen)
-        data = {
-            "tokens": [token_label(token_id) for token_id in all_ids],
-            "texts": token_texts(all_ids),
-            "n_vocab": model.cfg.vocab_size,
-            "steps": steps,
-        }
+        labels, texts = [token_label(token_id) for token_id in all_ids], token_texts(all_ids)
+        data = {"tokens": labels, "texts": texts, "n_vocab": model.cfg.vocab_size, "steps": steps}
         super().__init__(data=data, **kwargs)
 
     def still(self):

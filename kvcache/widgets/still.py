@@ -47,6 +47,11 @@ def table(rows, columns, x=0, y=0, **attributes):
     return "".join(shapes)
 
 
+def table_picture(label, width, rows, columns):
+    """A picture of one table."""
+    return picture(label, width, LINE * len(rows) + 8, table(rows, columns))
+
+
 def timeline(x, title, tokens, rows):
     """Steps below each other; each of the rows has a letter for each token: n, c or r."""
     shapes = [text(x, 14, title, font_weight="bold")]
