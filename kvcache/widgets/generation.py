@@ -59,7 +59,7 @@ class Generation(Figure):
         """What the first 3 steps read, and how likely the last of them finds each next token."""
         steps = self.data["steps"][:3]
         marks = ["r" * step["kept"] + "c" * step["again"] + "n" * step["first"] for step in steps]
-        rows, last = [(f"Step {len(steps)} gives", "", "probability")], steps[-1]
+        rows, last = [(f"Step {len(steps)} gives", "█ is 5%", "probability")], steps[-1]
         for i, (label, likely) in enumerate(zip(last["best"], last["probabilities"], strict=True)):
             chosen = "✓ chosen" if i == last["chosen"] else ""
             rows.append((label[:12], "█" * round(20 * likely), f"{likely:.1%} {chosen}"))
