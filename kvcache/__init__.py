@@ -5,18 +5,3 @@ from .config import GPT2_124M, TIME_FLIES, GPTConfig
 from .generate import generate, stream
 from .tokenizer import load_tokenizer
 from .trace import trace
-
-__all__ = [
-    "GPT2_124M",
-    "TIME_FLIES",
-    "GPTConfig",
-    "baseline",
-    "cached",
-    "caches",
-    "generate",
-    "llama",
-    "load_tokenizer",
-    "optimized",
-    "stream",
-    "trace",
-]

@@ -2,7 +2,6 @@
 
 import html
 import io
-import itertools
 import re
 
 import matplotlib.pyplot as plt
@@ -11,38 +10,23 @@ from .palette import NEW, RECOMPUTED, REUSED
 
 TEXT = "#7b7c7d"  # a stand-in: replaced by the colour of the text around the figure
 
+COLOURED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
 STYLE = {
-    "axes.edgecolor": TEXT,
-    "axes.labelcolor": TEXT,
+    **dict.fromkeys(COLOURED, TEXT),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 11,
     "legend.frameon": False,
     "lines.linewidth": 2,
     "svg.fonttype": "none",
-    "text.color": TEXT,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
 }
 
-
 # Without a cache, with a cache, then others: told apart by line as well as by colour.
-LINES = [
-    {"color": RECOMPUTED, "linestyle": "--"},
-    {"color": REUSED, "linestyle": "-"},
-    {"color": RECOMPUTED, "linestyle": ":"},
-    {"color": REUSED, "linestyle": ":"},
-    {"color": NEW, "linestyle": "-"},
-    {"color": NEW, "linestyle": "-."},
-]
-BARS = [
-    {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "///"},
-    {"facecolor": "none", "edgecolor": REUSED},
-    {"facecolor": "none", "edgecolor": RECOMPUTED, "hatch": "xxx"},
-    {"facecolor": "none", "edgecolor": REUSED, "hatch": "|||"},
-    {"facecolor": NEW, "edgecolor": NEW},
-    {"facecolor": "none", "edgecolor": NEW, "hatch": "\\\\\\"},
-]
+COLOURS = [RECOMPUTED, REUSED, RECOMPUTED, REUSED, NEW, NEW]
+LINES = plt.cycler(color=COLOURS, linestyle=["--", "-", ":", ":", "-", "-."])
+FILLS = ["none", "none", "none", "none", NEW, "none"]
+HATCHES = ["///", "", "xxx", "|||", "", "\\\\\\"]
+BARS = plt.cycler(edgecolor=COLOURS, facecolor=FILLS, hatch=HATCHES)
 
 
 class Plot:
@@ -66,29 +50,34 @@ class Plot:
         return f'<div style="max-width: 42em">{svg.replace(TEXT, "currentColor")}</div>'
 
 
-def lines(curves, xlabel, ylabel, description):
-    """Curves over a common axis. curves: [(label, x, y), ...], in the order of LINES."""
+def lines(curves, xlabel, ylabel, description, styles=LINES):
+    """Curves over a common axis, with a legend where there are several.
+
+    curves  [(label, x, y), ...], in the order of the styles
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
-        for (label, x, y), style in zip(curves, itertools.cycle(LINES), strict=False):
-            axes.plot(x, y, label=label, **style)
+        axes.set_prop_cycle(styles)
+        for label, x, y in curves:
+            axes.plot(x, y, label=label)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_ylim(bottom=0)
-        axes.legend()
+        if len(curves) > 1:
+            axes.legend()
     return Plot(figure, description)
 
 
 def time_per_token(timings):
     """Milliseconds for each new token against its position. Without a cache first, then with."""
-    curves = []
+    curves, description = [], "Time per token against position."
     for timing in timings:
-        positions = range(timing.n_prompt, timing.n_prompt + len(timing.per_token))
-        curves.append((timing.label, positions, 1000 * timing.per_token))
-    description = "Time per token against position. " + " ".join(
-        f"{timing.label}: from {1000 * timing.per_token[0]:.0f} ms at the first new token "
-        f"to {1000 * timing.per_token[-1]:.0f} ms at the last."
-        for timing in timings
-    )
+        times = 1000 * timing.per_token
+        positions = range(timing.n_prompt, timing.n_prompt + len(times))
+        curves.append((timing.label, positions, times))
+        description += (
+            f" {timing.label}: from {times[0]:.0f} ms at the first new token "
+            f"to {times[-1]:.0f} ms at the last."
+        )
     return lines(curves, "position of the new token", "time per token (ms)", description)
 
 
@@ -102,15 +91,15 @@ def bars(rows, xlabel, description, digits=1):
     """A bar with its number for each row. rows: [(label, value), ...], in the order of BARS."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(rows)))
-        for row, ((_, value), style) in enumerate(zip(rows, itertools.cycle(BARS), strict=False)):
-            axes.barh(row, value, height=0.6, linewidth=2, **style)
+        for row, ((label, value), style) in enumerate(zip(rows, BARS(), strict=False)):
+            bar = axes.barh(row, value, height=0.6, linewidth=2, **style)
             number = f"{value:,.{digits}f}"
-            axes.annotate(number, (value, row), (6, 0), textcoords="offset points", va="center")
+            axes.bar_label(bar, [number], padding=6)
+            description += f" {label}: {number}."
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         axes.invert_yaxis()
         axes.set_xlabel(xlabel)
-    pairs = [f"{label}: {value:,.{digits}f}." for label, value in rows]
-    return Plot(figure, " ".join([description, *pairs]))
+    return Plot(figure, description)
 
 
 def speed_up(without, cached):
@@ -119,14 +108,8 @@ def speed_up(without, cached):
     if lengths[0] != lengths[1]:
         raise ValueError(f"the generations have {lengths} new tokens; time the same number twice.")
     ratio = without.per_token.cumsum(0) / cached.per_token.cumsum(0)  # (n_new_tokens,)
-    figure = lines(
-        [("speed-up", range(1, len(ratio) + 1), ratio)],
-        "new tokens generated",
-        "times as fast with a cache",
-        f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
-        f"{ratio[-1]:.1f} after {len(ratio)}.",
-    )
-    axes = figure.figure.axes[0]
-    axes.get_legend().remove()
-    axes.lines[0].set(color=NEW, linestyle="-")
-    return figure
+    description = f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
+    description += f"{ratio[-1]:.1f} after {len(ratio)}."
+    curves = [("speed-up", range(1, len(ratio) + 1), ratio)]
+    ylabel = "times as fast with a cache"
+    return lines(curves, "new tokens generated", ylabel, description, styles=LINES[4:])

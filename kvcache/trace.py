@@ -1,6 +1,7 @@
 """What a generation really computed, observed in the running model by hooks."""
 
-from contextlib import contextmanager
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
     """
     try:
         layers = [block.att for block in model.trf_blocks]
-        projections = [(layer.W_key, layer.W_value) for layer in layers]
+        projections = [linear for layer in layers for linear in (layer.W_key, layer.W_value)]
     except (AttributeError, TypeError):
         raise TypeError(
             f"trace cannot look into a {type(model).__name__}: it needs a model with "
@@ -69,34 +70,22 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
     if token_ids.shape[0] != 1:
         raise ValueError(f"the batch size is {token_ids.shape[0]}; trace one: token_ids[:1].")
 
-    outputs = {}  # what each projection computed since the last step
-    handles = [
-        linear.register_forward_hook(
-            lambda linear, _, out: outputs.setdefault(linear, []).append(out)
-        )
-        for pair in projections
-        for linear in pair
-    ]
-    seen = [set() for _ in layers]
-    all_ids, steps = token_ids[0].tolist(), []
-    try:
+    outputs = defaultdict(list)  # what each projection computed since the last step
+    all_ids, steps, seen = token_ids[0].tolist(), [], [set() for _ in layers]
+    with ExitStack() as hooks:
+        for linear in projections:
+            note = linear.register_forward_hook(lambda linear, _, o: outputs[linear].append(o))
+            hooks.enter_context(note)
         for next_token in tokens:
             all_ids.append(next_token.item())
-            steps.append(
-                [
-                    _observe(*at, outputs, use_cache, vectors)
-                    for at in zip(layers, seen, strict=True)
-                ]
-            )
+            pairs = zip(layers, seen, strict=True)
+            steps.append([_observe(*pair, outputs, use_cache, vectors) for pair in pairs])
             outputs.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
     return Trace(all_ids, token_ids.shape[1], use_cache, steps)
 
 
 def _observe(attention, seen, outputs, use_cache, vectors):
-    computed = [outputs.get(linear, []) for linear in (attention.W_key, attention.W_value)]
+    computed = [outputs[linear] for linear in (attention.W_key, attention.W_value)]
     if any(len(calls) != 1 for calls in computed) or (use_cache and attention.cache_k is None):
         raise RuntimeError(
             f"one step computed keys and values {max(map(len, computed))} times; to trace it, each "
@@ -108,15 +97,11 @@ def _observe(attention, seen, outputs, use_cache, vectors):
         keys, values = attention.cache_k.transpose(1, 2), attention.cache_v.transpose(1, 2)
     n_reused = keys.shape[1] - n_computed
     positions = range(n_reused, keys.shape[1])
-    step = LayerStep(
-        new=[position for position in positions if position not in seen],
-        recomputed=[position for position in positions if position in seen],
-        reused=list(range(n_reused)),
-        keys=keys[0].clone() if vectors else None,
-        values=values[0].clone() if vectors else None,
-    )
+    new = [position for position in positions if position not in seen]
+    recomputed = [position for position in positions if position in seen]
     seen.update(positions)
-    return step
+    kept = (keys[0].clone(), values[0].clone()) if vectors else ()
+    return LayerStep(new, recomputed, list(range(n_reused)), *kept)
 
 
 @dataclass(frozen=True)
@@ -169,14 +154,10 @@ def watch(model):
         visible = softmax.scores[0][0, 0, -1].isfinite().tolist()
         calls.append(Call(seen["token_ids"], seen["positions"], visible, logits[0, -1]))
 
-    hooks = [
+    with (
+        softmax,
         model.tok_emb.register_forward_hook(note_input),
         model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0].tolist())),
         model.register_forward_hook(note_call),
-    ]
-    try:
-        with softmax:
-            yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
+    ):
+        yield calls

@@ -9,16 +9,3 @@ from .kv_timeline import KVTimeline
 from .memory_calculator import MemoryCalculator
 from .own_prompt import OwnPrompt
 from .speed_race import SpeedRace
-
-__all__ = [
-    "Attention",
-    "BlockTables",
-    "BreakIt",
-    "CodeChanges",
-    "Generation",
-    "KVTimeline",
-    "MemoryCalculator",
-    "OwnPrompt",
-    "SpeedRace",
-    "block_shot",
-]

@@ -5,7 +5,7 @@ import math
 import torch
 
 from .figure import Figure, module_text
-from .still import picture, text
+from .still import LINE, picture, table, text
 
 STAGES = [  # a name, what it does, the table it makes, what a number of it is called, made from
     ("vector", "what the model knows of it", "x", "x {c} of {word}"),
@@ -17,7 +17,8 @@ STAGES = [  # a name, what it does, the table it makes, what a number of it is c
     ("softmax", "weights that sum to 1", "weights", "weight of {word} on {key}", "masked scores"),
     ("weighted sum", "its context", "context", "context {c} of {word}", "weights", "values"),
 ]
-MATRICES = [(name, name + " row {r}, column {c}") for name in ("W_q", "W_k", "W_v")]
+TABLES = {made: kind for _, _, made, *kind in STAGES}  # what its numbers are called, made from
+TABLES |= {name: [name + " row {r}, column {c}"] for name in ("W_q", "W_k", "W_v")}
 KEPT = ("keys", "values", "context")
 
 
@@ -46,17 +47,16 @@ class Attention(Figure):
     def still(self):
         """Keys, values, weights and context of the whole text, with the mask, as SVG."""
         words, run, shapes = self.data["words"], self.data["runs"][1][-1], []
+        height = LINE * (len(words) + 1.5)
         for i, name in enumerate(("keys", "values", "weights", "context")):
-            x, y = i % 2 * 320, 20 + i // 2 * (len(words) + 2) * 20
-            shapes.append(text(x, y, name, font_weight="bold"))
+            rows = [(name,)]
             for word, row in zip(words, run["tables"][name], strict=True):
-                y += 20
-                shapes.append(text(x, y, word[:8]))
-                for c, (number, mark, *_) in enumerate(row):
-                    label = f"{number:.2f} {mark}".replace("-", "−")
-                    shapes.append(text(x + 120 + c * 60, y, label, text_anchor="end"))
-        shapes.append(text(0, y + 30, f"{run['said']} (= same, + new)"))
-        return picture(f"Attention. {run['said']}", 640, y + 40, *shapes)
+                numbers = (f"{number:.2f} {mark}".replace("-", "−") for number, mark, *_ in row)
+                rows.append((word[:8], *numbers))
+            x, y = i % 2 * 320, i // 2 * height
+            shapes.append(table(rows, (0, *range(120, 320, 60)), x, y, text_anchor="end"))
+        shapes.append(text(0, 2 * height + 12, f"{run['said']} (= same, + new)"))
+        return picture(f"Attention. {run['said']}", 640, 2 * height + 20, *shapes)
 
 
 def _check(words, matrices):
@@ -75,14 +75,12 @@ def _check(words, matrices):
 
 def _runs(words, x, matrices, causal):
     """For each length of the text, its tables as JSON and what a cache could keep, in words."""
-    runs, before = [], {}
+    runs, before = [], _tables(x[:0], *matrices, causal)
     for n in range(1, len(words) + 1):
         now = _tables(x[:n], *matrices, causal)
-        tables = {made: _rows(words, now, before, made, *kind) for _, _, made, *kind in STAGES}
-        tables |= {name: _rows(words, now, {}, name, called) for name, called in MATRICES}
-        said = (
-            f"Step {n}, causal mask {'on' if causal else 'off'}: {_said(words[: n - 1], tables)}."
-        )
+        tables = {name: _rows(words, now, before, name, *kind) for name, kind in TABLES.items()}
+        said = _said(words[: n - 1], tables)
+        said = f"Step {n}, causal mask {'on' if causal else 'off'}: {said}."
         runs.append({"tables": tables, "said": said})
         before = now
     return runs
@@ -94,30 +92,28 @@ def _tables(x, W_q, W_k, W_v, causal):  # noqa: N803
     future = torch.ones_like(scores).triu(1).bool()
     masked = scores.masked_fill(future, -torch.inf) if causal else scores
     weights = torch.softmax(masked, dim=-1)
-    made = (x, queries, keys, values, scores, masked, weights, weights @ values)
-    tables = {stage[2]: table for stage, table in zip(STAGES, made, strict=True)}
-    return tables | {"W_q": W_q, "W_k": W_k, "W_v": W_v}
+    made = (x, queries, keys, values, scores, masked, weights, weights @ values, W_q, W_k, W_v)
+    return dict(zip(TABLES, made, strict=True))
 
 
 def _rows(words, now, before, made, called, *sources):
     """Rows of [number or null for minus infinity, mark, what it is called, how it was made]."""
-    old = torch.full_like(now[made], torch.nan)
-    if made in before:
-        old[: before[made].shape[0], : before[made].shape[1]] = before[made]
     rows = now[made].tolist()
-    for r, c in torch.ones_like(old).nonzero().tolist():
-        number, word, key = rows[r][c], *("".join(words[i : i + 1]) for i in (r, c))
-        name = called.format(word=word, key=key, r=r + 1, c=c + 1)
-        mark = " " if made[0] == "W" else _mark(number, old[r, c].item())
-        shown = None if number == -torch.inf else round(number, 6)
-        rows[r][c] = [shown, mark, name, _how(now, r, c, made, *sources)]
+    for r, row in enumerate(rows):
+        for c, number in enumerate(row):
+            word, key = ("".join(words[i : i + 1]) for i in (r, c))
+            name = called.format(word=word, key=key, r=r + 1, c=c + 1)
+            mark = " " if made[0] == "W" else _mark(number, before[made][r : r + 1, c : c + 1])
+            shown = None if number == -torch.inf else round(number, 6)
+            row[c] = [shown, mark, name, _how(now, r, c, made, *sources)]
     return rows
 
 
 def _mark(number, old):
-    if math.isnan(old):
+    """What became of a number since the last step; there is no old one if it is new."""
+    if not old.numel():
         return "+"
-    return "=" if math.isclose(number, old, rel_tol=0, abs_tol=1e-6) else "≠"
+    return "=" if math.isclose(number, old.item(), rel_tol=0, abs_tol=1e-6) else "≠"
 
 
 def _how(now, r, c, made, left=None, right=None):
@@ -130,22 +126,20 @@ def _how(now, r, c, made, left=None, right=None):
     if made == "weights":
         return f"= exp({row[c]}) / ({' + '.join(f'exp({score})' for score in row)}) ≈"
     place = "{{keys,{c},{i}}}" if made == "scores" else "{{{right},{i},{c}}}"
-    terms = [f"{a} · {place.format(right=right, i=i, c=c)}" for i, a in enumerate(row)]
+    others = (place.format(right=right, i=i, c=c) for i in range(len(row)))
+    terms = " + ".join(f"{a} · {b}" for a, b in zip(row, others, strict=True))
     if made == "scores":
-        return f"= ({' + '.join(terms)}) / √{len(row)} ≈"
+        return f"= ({terms}) / √{len(row)} ≈"
     tables = (now[name] for name in (made, left, right))
     exact = all((table - table.round(decimals=2)).abs().max() < 1e-6 for table in tables)
-    return f"= {' + '.join(terms)} {'=' if exact else '≈'}"
+    return f"= {terms} {'=' if exact else '≈'}"
 
 
 def _said(old, tables):
     if not old:
         return "every number is new"
-    marks = {name: {cell[1] for row in tables[name][: len(old)] for cell in row} for name in KEPT}
-    same, changed = (
-        [name for name in KEPT if ("≠" in marks[name]) == is_changed]
-        for is_changed in (False, True)
-    )
+    changed = [name for name in KEPT if any("≠" in cell[1] for row in tables[name] for cell in row)]
+    same = [name for name in KEPT if name not in changed]
     said = f"{_list(same)} of {_list(old)} are the same as at step {len(old)}"
     return said + (f"; their {_list(changed)} changed" if changed else "")
 

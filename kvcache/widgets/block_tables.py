@@ -2,7 +2,7 @@
 
 from ..tokenizer import token_label
 from .figure import Figure, module_text
-from .still import picture, text
+from .still import table_picture
 
 
 def block_shot(pages, label, sequences):
@@ -46,22 +46,19 @@ class BlockTables(Figure):
             raise ValueError(f"the shots are of caches of sizes {sorted(sizes)}; show one cache.")
         steps, before = [], [{"users": [], "tokens": []}] * len(shots[0]["blocks"])
         for shot in shots:
-            blocks = [
-                {**block, "marks": _marks(block, old)}
-                for block, old in zip(shot["blocks"], before, strict=True)
-            ]
+            pairs = zip(shot["blocks"], before, strict=True)
+            blocks = [{**block, "marks": _marks(block, old)} for block, old in pairs]
             steps.append({"label": shot["label"], "blocks": blocks, "tables": shot["tables"]})
             before = blocks
         super().__init__(data={"size": shots[0]["size"], "shots": steps}, **kwargs)
 
     def still(self):
         """The last state."""
-        shapes, blocks = [], self.data["shots"][-1]["blocks"]
-        for i, block in enumerate(blocks):
+        rows = [("block: users", "tokens")]
+        for i, block in enumerate(self.data["shots"][-1]["blocks"]):
             users = ", ".join(block["users"]) or "free"
-            shapes.append(text(0, 20 + 22 * i, f"block {i}: {users}", font_weight="bold"))
-            shapes.append(text(160, 20 + 22 * i, " ".join(block["tokens"])))
-        return picture("Blocks, their users and their tokens.", 520, 22 * len(blocks) + 10, *shapes)
+            rows.append((f"block {i}: {users}", " ".join(block["tokens"])))
+        return table_picture("Blocks, their users and their tokens.", 520, rows, (0, 160))
 
 
 def _marks(block, before):

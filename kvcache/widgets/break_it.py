@@ -5,7 +5,7 @@ import torch
 from ..generate import eval_mode, generate
 from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
-from .still import picture, text
+from .still import table_picture
 
 
 class BreakIt(Figure):
@@ -32,16 +32,11 @@ class BreakIt(Figure):
 
     def still(self):
         """Each bug, with the text that comes out of it."""
-        shapes = []
-        for row, run in enumerate(self.data["runs"]):
-            last = run["steps"][-1]
-            shapes.append(text(0, 20 + 44 * row, run["name"], font_weight="bold"))
-            error = f"logits off by {last['error']:.1g}"
-            shapes.append(text(420, 20 + 44 * row, error))
-            shapes.append(text(0, 38 + 44 * row, "".join(run["texts"])))
-        return picture(
-            "Cache bugs, and the text of each.", 640, 44 * len(self.data["runs"]), *shapes
-        )
+        rows = [("bug", "logits off by", "text")]
+        for run in self.data["runs"]:
+            error = run["steps"][-1]["error"]
+            rows.append((run["name"], f"{error:.2g}", "".join(run["texts"])))
+        return table_picture("Cache bugs, and the text of each.", 680, rows, (0, 230, 330))
 
 
 def _run(reference, name, calls, start):
@@ -59,32 +54,18 @@ def _run(reference, name, calls, start):
             raise ValueError(f"{name}: {n_old} keys were cached before call {number}; watch all.")
         # The tokens that are fed are the last ones of the text, or of an earlier text.
         places = range(len(text_ids) - n_fed, len(text_ids)) if number >= start else [None] * n_fed
-        fed = [
-            {"label": token_label(token_id), "at": at, "place": place}
-            for token_id, at, place in zip(call.token_ids, call.positions, places, strict=True)
-        ]
-        marks = "r" * n_old + "".join("c" if key["place"] in seen else "n" for key in fed)
-        keys = keys[len(keys) - n_old :] + fed
+        keys = [{**key, "mark": "r"} for key in keys[len(keys) - n_old :]]
+        for token_id, at, place in zip(call.token_ids, call.positions, places, strict=True):
+            mark = "c" if place in seen else "n"
+            keys.append({"label": token_label(token_id), "at": at, "place": place, "mark": mark})
         if number < start:
             continue
         seen.update(places)
         right = reference(torch.tensor([text_ids], device=device), last_only=True)[0, -1]
-        steps.append(
-            {
-                "keys": [
-                    {**key, "mark": mark, "visible": visible}
-                    for key, mark, visible in zip(keys, marks, call.visible, strict=True)
-                ],
-                "error": (call.logits - right).abs().max().item(),
-            }
-        )
+        found = [{**key, "visible": it} for key, it in zip(keys, call.visible, strict=True)]
+        steps.append({"keys": found, "error": (call.logits - right).abs().max().item()})
         text_ids.append(call.logits.argmax().item())
     n_new = len(text_ids) - len(prompt)
     right_ids = generate(reference, torch.tensor([prompt], device=device), n_new)[0].tolist()
-    return {
-        "name": name,
-        "n_prompt": len(prompt),
-        "texts": token_texts(text_ids),
-        "right": token_texts(right_ids),
-        "steps": steps,
-    }
+    texts, right = token_texts(text_ids), token_texts(right_ids)
+    return {"name": name, "n_prompt": len(prompt), "texts": texts, "right": right, "steps": steps}

@@ -2,9 +2,9 @@
 
 import difflib
 import inspect
+import itertools
 import re
 import textwrap
-from operator import attrgetter
 
 import torch
 
@@ -14,38 +14,33 @@ from ..tokenizer import token_label
 from ..trace import trace, watch
 from .figure import Figure, module_text
 from .kv_timeline import letters
-from .still import picture, square, text
+from .still import timelines
 
 # The name of each change, the experiment that shows what it is for, and where it is. Left out is
 # GPTModel.check_cache, which refuses what the cache cannot take.
-CHANGES = [
-    (
-        "a place to keep them",
+CHANGES = {
+    "a place to keep them": (
         "One layer is given the whole text at each step. A place is there; nothing is stored yet.",
         "MultiHeadAttention.__init__",
     ),
-    (
-        "store or append",
+    "store or append": (
         "One layer is given one token at a time. Before, each stands alone; now it finds the "
         "others.",
         "MultiHeadAttention.forward",
     ),
-    (
-        "forget",
+    "forget": (
         "A second text begins. Before, it finds the old one's keys; after a reset, only its own.",
         "MultiHeadAttention.reset_cache",
     ),
-    (
-        "positions, and the way down",
+    "positions, and the way down": (
         "The whole model is given one token at a time. Before, each believes that it is the first.",
         "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
     ),
-    (
-        "feed only the new token",
+    "feed only the new token": (
         "The loop writes a text by itself, with use_cache=False and with use_cache=True.",
         "next_tokens",
     ),
-]
+}
 
 
 class CodeChanges(Figure):
@@ -62,36 +57,30 @@ class CodeChanges(Figure):
             raise TypeError("pass a baseline.GPTModel first, then a cached.GPTModel.")
         # The last experiment writes as many tokens as there are, after the first of them.
         caching.cfg.check_token_ids(token_ids, caching.tok_emb.weight.device, n_past=1)
-        if token_ids.shape[0] != 1 or token_ids.shape[1] < 2:
-            raise ValueError(
-                f"token_ids has shape {tuple(token_ids.shape)}; pass (1, n_tokens), n_tokens >= 2."
+        shape = tuple(token_ids.shape)
+        if shape[0] != 1 or shape[1] < 2:
+            raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
+        changes, experiments = [], _experiments(plain, caching, token_ids)
+        for title, (tokens, before, after) in zip(CHANGES, experiments, strict=True):
+            (effect, places), number = CHANGES[title], len(changes) + 1
+            changes.append(
+                {
+                    "title": title,
+                    "effect": effect,
+                    "pieces": [{"where": at, "rows": _rows(at, number)} for at in places.split()],
+                    "before": {"tokens": tokens, "rows": before},
+                    "after": {"tokens": tokens, "rows": after},
+                }
             )
-        runs = zip(CHANGES, _timelines(plain, caching, token_ids), strict=True)
-        changes = [
-            {
-                "title": title,
-                "effect": effect,
-                "pieces": [{"where": place, "rows": _rows(place, n)} for place in places.split()],
-                "before": before,
-                "after": after,
-            }
-            for n, ((title, effect, places), (before, after)) in enumerate(runs, start=1)
-        ]
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):
         """The timeline before and after the last change."""
-        last = self.data["changes"][-1]
-        shapes, legend = [], "hatched: recomputed; outlined: reused; solid: new"
-        for x, title in ((0, "before"), (260, "after")):
-            shapes.append(text(x, 16, f"{title} the five changes", font_weight="bold"))
-            for row, (marks, _) in enumerate(last[title]["rows"]):
-                shapes.append(text(x, 50 + 30 * row, f"step {row + 1}"))
-                for column, letter in enumerate(marks):
-                    shapes.append(square(x + 60 + 30 * column, 34 + 30 * row, 24, letter))
-        height = 60 + 30 * len(last["after"]["rows"])
-        shapes.append(text(0, height, legend))
-        return picture(f"The five changes. {legend}", 520, height + 10, *shapes)
+        last, panels = self.data["changes"][-1], []
+        for side in ("before", "after"):
+            rows = [marks for marks, _ in last[side]["rows"]]
+            panels.append((f"{side} the five changes", last[side]["tokens"], rows))
+        return timelines("The five changes", panels)
 
 
 def _rows(place, number):
@@ -104,85 +93,68 @@ def _rows(place, number):
         after = inspect.getsource(next_tokens).splitlines()
         before = [line for line in after if f"# CACHE {number}" not in line]
     else:
-        before, after = _source(baseline, place), _source(cached, place)
-    before, after = (textwrap.dedent("\n".join(lines)).splitlines() for lines in (before, after))
-    rows = []
+        before, after = (_source(module, place) for module in (baseline, cached))
+    rows, mark = [], rf"  # CACHE {number}$|CACHE {number}: "
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for kind, i, i_end, j, j_end in matcher.get_opcodes():
-        mark = rf"  # CACHE {number}$|CACHE {number}: "
-        old, new = before[i:i_end], [re.sub(mark, "", line) for line in after[j:j_end]]
-        height = max(len(old), len(new))
-        old, new = old + [None] * (height - len(old)), new + [None] * (height - len(new))
-        rows += [[a, b, kind != "equal"] for a, b in zip(old, new, strict=True)]
+        for old, new in itertools.zip_longest(before[i:i_end], after[j:j_end]):
+            rows.append([old, new and re.sub(mark, "", new), kind != "equal"])
     return rows
 
 
 def _source(module, place):
     """The lines of a method, or none where there is no such method."""
-    try:
-        return inspect.getsource(attrgetter(place)(module)).splitlines()
-    except AttributeError:
-        return []
+    owner, name = place.split(".")
+    method = getattr(getattr(module, owner), name, None)
+    return textwrap.dedent(inspect.getsource(method)).splitlines() if method else []
 
 
 @torch.no_grad()
-def _timelines(plain, caching, token_ids):
-    """For each change, a timeline before and after it, observed in runs of the real classes."""
+def _experiments(plain, caching, token_ids):
+    """For each change: the tokens, and rows [marks, note] before and after it, as observed."""
     labels = [token_label(token_id) for token_id in token_ids[0].tolist()]
-    n, layer, old_layer = len(labels), caching.trf_blocks[0], plain.trf_blocks[0].att
-    positions = torch.arange(n, device=token_ids.device)
+    n, block, old_attention = len(labels), caching.trf_blocks[0], plain.trf_blocks[0].att
     # What the first attention layer is given: (1, n, emb_dim)
-    x = layer.norm1(caching.tok_emb(token_ids) + caching.pos_emb(positions))
+    x = block.norm1(caching.tok_emb(token_ids) + caching.pos_emb.weight[:n])
     so_far = [x[:, : i + 1] for i in range(n)]
     alone = x.split(1, dim=1)
-    attention = layer.att
+    attention = block.att
     attention.reset_cache()
 
-    def rows(layer, inputs, first=0, **use_cache):
-        return [_row(layer, given, i, **use_cache) for i, given in enumerate(inputs, start=first)]
+    yield labels, _layer_rows(old_attention, so_far), _layer_rows(attention, so_far)
 
-    one = rows(old_layer, so_far), rows(attention, so_far)
-    two = rows(attention, alone), rows(attention, alone, use_cache=True)
-    stale = rows(attention, alone[:2], first=n, use_cache=True)
+    yield labels, _layer_rows(attention, alone), _layer_rows(attention, alone, use_cache=True)
+
+    stale = _layer_rows(attention, alone[:2], first=n, use_cache=True)
     attention.reset_cache()
-    three = stale, rows(attention, alone[:2], first=n, use_cache=True)
-    four = (
-        _positions(caching, token_ids, counted=False),
-        _positions(caching, token_ids, counted=True),
-    )
+    own = _layer_rows(attention, alone[:2], first=n, use_cache=True)
+    yield labels + labels[:2], stale, own
+
+    yield labels, *(_positions(caching, token_ids, counted) for counted in (False, True))
+
     traces = trace(plain, token_ids[:, :1], n), trace(caching, token_ids[:, :1], n, use_cache=True)
-    five = tuple(
-        [
-            [letters(step[0]), f"given {len(step[0].new + step[0].recomputed)}"]
-            for step in each.steps
-        ]
-        for each in traces
-    )
     caching.reset_kv_cache()
     written = [token_label(token_id) for token_id in traces[0].token_ids[:n]]
-    tokens = [labels, labels, labels + labels[:2], labels, written]
-    return [
-        tuple({"tokens": names, "rows": each} for each in pair)
-        for names, pair in zip(tokens, (one, two, three, four, five), strict=True)
-    ]
+    yield written, *(_first_layer(each.steps) for each in traces)
 
 
-def _row(attention, x, newest, **use_cache):
-    """Run one attention layer: a letter for each token up to number `newest`, and what is kept.
+def _layer_rows(attention, inputs, first=0, **use_cache):
+    """Run one attention layer on each input: letters for the tokens, and what is kept.
 
-    The last of x is new, the others were computed in earlier rows; a dot is a token that the layer
-    has neither been given nor kept.
+    Row i has letters up to token first + i. That one is new, others in the input were computed in
+    earlier rows; a dot is a token that the layer has neither been given nor kept.
     """
-    computed = []
+    rows, computed = [], []
     with attention.W_key.register_forward_hook(lambda _, i, o: computed.append(o.shape[1])):
-        attention(x, **use_cache)
-    kept = getattr(attention, "cache_k", None)
-    n_kept = 0 if kept is None else kept.shape[2]
-    n_reused = max(0, n_kept - computed[0])
-    missing = newest + 1 - n_reused - computed[0]
-    note = "no buffer" if not hasattr(attention, "cache_k") else f"buffer holds {n_kept}"
-    marks = "." * missing + "r" * n_reused + "c" * (computed[0] - 1) + "n"
-    return [marks, note]
+        for newest, x in enumerate(inputs, start=first):
+            attention(x, **use_cache)
+            n_kept, note = 0, "no buffer"
+            if hasattr(attention, "cache_k"):
+                n_kept = 0 if attention.cache_k is None else attention.cache_k.shape[2]
+                note = f"buffer holds {n_kept}"
+            marks = "r" * (n_kept - computed[-1]) + "c" * (computed[-1] - 1) + "n"
+            rows.append([marks.rjust(newest + 1, "."), note])
+    return rows
 
 
 def _positions(model, token_ids, counted):
@@ -196,3 +168,8 @@ def _positions(model, token_ids, counted):
     return [
         ["r" * (len(call.visible) - 1) + "n", f"position {call.positions[0]}"] for call in calls
     ]
+
+
+def _first_layer(steps):
+    """The rows of a trace."""
+    return [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in steps]

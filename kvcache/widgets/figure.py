@@ -34,9 +34,8 @@ class Figure(anywidget.AnyWidget):
         try:
             json.dumps(kwargs.get("data"), allow_nan=False)
         except ValueError:
-            raise ValueError(
-                f"{type(self).__name__}: a number is infinite or NaN; give finite ones."
-            ) from None
+            name = type(self).__name__
+            raise ValueError(f"{name}: a number is infinite or NaN; give finite ones.") from None
         super().__init__(**kwargs)
 
     def still(self):

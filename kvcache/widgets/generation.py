@@ -6,7 +6,7 @@ from ..config import check_size
 from ..generate import stream
 from ..tokenizer import token_label, token_texts
 from .figure import Figure, module_text
-from .still import picture, square, text
+from .still import timelines
 
 
 class Generation(Figure):
@@ -32,59 +32,36 @@ class Generation(Figure):
         check_size("n_best", n_best)
         n_best = min(n_best, model.cfg.vocab_size)
         all_ids, n_read, steps, seen = token_ids[0].tolist(), 0, [], {}
-        hooks = [  # what the model is given, and the logits that come out, in the real run
+        with (  # what the model is given, and the logits that come out, in the real run
             model.tok_emb.register_forward_hook(lambda _, i, o: seen.update(given=i[0].shape[1])),
             model.out_head.register_forward_hook(lambda _, i, o: seen.update(logits=o[0, -1])),
-        ]
-        try:
+        ):
             for next_token in tokens:
                 kept = min(n_read, len(all_ids) - seen["given"])
                 probabilities = torch.softmax(seen["logits"].float(), dim=-1)  # (vocab_size,)
                 best, chosen = probabilities.topk(n_best).indices.tolist(), next_token.item()
                 if chosen not in best:  # it ties with others, and came behind them
                     best[-1] = chosen
-                steps.append(
-                    {
-                        "kept": kept,
-                        "again": n_read - kept,
-                        "first": len(all_ids) - n_read,
-                        "best": [token_label(token_id) for token_id in best],
-                        "probabilities": probabilities[best].tolist(),
-                        "chosen": best.index(chosen),
-                    }
-                )
+                read = {"kept": kept, "again": n_read - kept, "first": len(all_ids) - n_read}
+                found = {
+                    "best": [token_label(token_id) for token_id in best],
+                    "probabilities": probabilities[best].tolist(),
+                    "chosen": best.index(chosen),
+                }
+                steps.append(read | found)
                 n_read = len(all_ids)
                 all_ids.append(chosen)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        data = {
-            "tokens": [token_label(token_id) for token_id in all_ids],
-            "texts": token_texts(all_ids),
-            "n_vocab": model.cfg.vocab_size,
-            "steps": steps,
-        }
+        labels, texts = [token_label(token_id) for token_id in all_ids], token_texts(all_ids)
+        data = {"tokens": labels, "texts": texts, "n_vocab": model.cfg.vocab_size, "steps": steps}
         super().__init__(data=data, **kwargs)
 
     def still(self):
-        """Step 3, or the last one before it."""
-        number = min(3, len(self.data["steps"]))
-        step = self.data["steps"][number - 1]
-        marks = "r" * step["kept"] + "c" * step["again"] + "n" * step["first"]
-        shapes = [text(0, 16, f"Step {number} reads", font_weight="bold")]
-        for column, mark in enumerate(marks[:12]):
-            shapes.append(square(column * 70, 26, 26, mark))
-            shapes.append(text(column * 70, 70, self.data["tokens"][column][:9]))
-        shapes.append(text(0, 104, "and gives these probabilities:", font_weight="bold"))
-        for row, probability in enumerate(step["probabilities"]):
-            y = 128 + 24 * row
-            mark = "✓ chosen" if row == step["chosen"] else ""
-            shapes.append(text(0, y, step["best"][row][:12]))
-            shapes.append(
-                f'<rect x="110" y="{y - 13}" width="{1 + 220 * probability:.0f}" height="16"/>'
-            )
-            shapes.append(text(350, y, f"{probability:.1%} {mark}"))
-        label = "Generation. Solid: read for the first time; hatched: again; outlined: kept."
-        return picture(
-            label, max(480, 70 * min(12, len(marks))), 128 + 24 * len(step["best"]), *shapes
-        )
+        """What the first 3 steps read, and how likely the last of them finds each next token."""
+        steps = self.data["steps"][:3]
+        marks = ["r" * step["kept"] + "c" * step["again"] + "n" * step["first"] for step in steps]
+        rows, last = [(f"Step {len(steps)} gives", "█ is 5%", "probability")], steps[-1]
+        for i, (label, likely) in enumerate(zip(last["best"], last["probabilities"], strict=True)):
+            chosen = "✓ chosen" if i == last["chosen"] else ""
+            rows.append((label[:12], "█" * round(20 * likely), f"{likely:.1%} {chosen}"))
+        panels = [("What each step reads", self.data["tokens"], marks)]
+        return timelines("Generation", panels, rows, columns=(0, 110, 350))

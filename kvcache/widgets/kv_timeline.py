@@ -3,12 +3,12 @@
 import base64
 import itertools
 
+import torch
+
 from ..tokenizer import token_label, token_texts
 from ..trace import Trace
 from .figure import Figure, module_text
-from .still import picture, square, text
-
-LETTER = {"new": "n", "recomputed": "c", "reused": "r"}
+from .still import timelines
 
 
 class KVTimeline(Figure):
@@ -38,25 +38,11 @@ class KVTimeline(Figure):
 
     def still(self):
         """The first layer of every panel, up to step 8, as SVG."""
-        cell, left = 26, 60
-        shapes, x, height = [], 0, 0
-        for panel, trace in zip(self.data["panels"], self.traces, strict=True):
-            rows = [letters(step[0]) for step in trace.steps[:8]]
-            n_columns = min(24, len(rows[-1]))
-            shapes.append(text(x, 14, panel["title"], font_weight="bold"))
-            for column, label in enumerate(panel["tokens"][:n_columns]):
-                place = f"translate({x + left + column * cell + 17} 100) rotate(-60)"
-                shapes.append(text(0, 0, label[:12], transform=place))
-            for step, row in enumerate(rows):
-                y = 106 + step * cell
-                shapes.append(text(x, y + 17, f"step {step + 1}"))
-                for column, letter in enumerate(row[:n_columns]):
-                    shapes.append(square(x + left + column * cell, y, cell - 4, letter))
-            x += left + n_columns * cell + 40
-            height = max(height, 106 + len(rows) * cell)
-        legend = "solid blue: new; hatched orange: recomputed; outlined green: reused"
-        shapes.append(text(0, height + 20, legend))
-        return picture(f"K/V timeline. {legend}", max(x, 420), height + 30, *shapes)
+        panels = [
+            (panel["title"], panel["tokens"], [letters(step[0]) for step in trace.steps])
+            for panel, trace in zip(self.data["panels"], self.traces, strict=True)
+        ]
+        return timelines("K/V timeline", panels)
 
 
 def _panel(trace):
@@ -75,9 +61,8 @@ def _panel(trace):
 
 
 def letters(step):
-    """A letter for each position of a LayerStep: n, c or r."""
-    marks = {position: LETTER[name] for name in LETTER for position in getattr(step, name)}
-    return "".join(marks[position] for position in sorted(marks))
+    """A letter for each position of a LayerStep, in order: r(eused), c (recomputed), n(ew)."""
+    return "r" * len(step.reused) + "c" * len(step.recomputed) + "n" * len(step.new)
 
 
 def _runs(step):
@@ -88,7 +73,5 @@ def _vectors(step):
     """Keys, then values, as base64 of float32 (2, n_positions, emb_dim); None if not traced."""
     if step.keys is None:
         return None
-    both = [
-        vectors.flatten(1).float().cpu().numpy().tobytes() for vectors in (step.keys, step.values)
-    ]
-    return base64.b64encode(b"".join(both)).decode()
+    both = torch.stack([step.keys, step.values]).float().cpu()
+    return base64.b64encode(both.numpy().tobytes()).decode()

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from ..memory import BITS, GPUS, MODEL_SHAPES, kv_cache_bytes, weight_bytes
+from ..memory import BITS, GPU, GPUS, MODEL_SHAPES, kv_cache_bytes, weight_bytes
 from .figure import Figure, module_text
-from .still import picture, text
+from .still import table_picture
 
 NAMES = ("key", "label", "most", "unit", "list")
 FIELDS = (  # ... the largest value, what a typed 1 stands for, the list that it is part of
@@ -38,17 +38,11 @@ class MemoryCalculator(Figure):
         formats = [
             {"name": f"{name}: {bits / 8:g} bytes", "bits": bits} for name, bits in BITS.items()
         ]
-        lists = {
-            "Model": [*map(asdict, shapes), own],
-            "GPU": [*(gpu._asdict() for gpu in gpus), own],
-            "Cache format": formats,
-            "Weight format": formats,
-        }
-        data = {
-            "fields": [dict(zip(NAMES, row, strict=True)) for row in FIELDS],
-            "lists": [{"label": label, "items": items} for label, items in lists.items()],
-        }
-        super().__init__(data=data, **kwargs)
+        labels = ("Model", "GPU", "Cache format", "Weight format")
+        choices = [*map(asdict, shapes), own], [*map(GPU._asdict, gpus), own], formats, formats
+        lists = [{"label": label, "items": it} for label, it in zip(labels, choices, strict=True)]
+        fields = [dict(zip(NAMES, row, strict=True)) for row in FIELDS]
+        super().__init__(data={"fields": fields, "lists": lists}, **kwargs)
 
     def still(self):
         """A table of the models, in bfloat16, as SVG."""
@@ -56,15 +50,10 @@ class MemoryCalculator(Figure):
         for shape in self.shapes:
             tokens = shape.context_length
             token, full = (kv_cache_bytes(shape, n, dtype="bfloat16") for n in (1, tokens))
-            weights = size_text(weight_bytes(shape))
             full = f"{size_text(full)} ({tokens:,} tokens)"
-            rows.append((shape.name, size_text(token), full, weights))
-        cells = [
-            text(x, 18 + 24 * y, words, font_weight="normal" if y else "bold")
-            for y, row in enumerate(rows)
-            for x, words in zip((0, 130, 250, 460), row, strict=True)
-        ]
-        return picture("Memory of caches and weights in bfloat16", 540, 24 * len(rows) + 8, *cells)
+            rows.append((shape.name, size_text(token), full, size_text(weight_bytes(shape))))
+        label = "Memory of caches and weights in bfloat16"
+        return table_picture(label, 540, rows, (0, 130, 250, 460))
 
 
 def size_text(n_bytes):

@@ -38,14 +38,12 @@ class OwnPrompt(ipywidgets.VBox):
     def run(self, _=None):
         """Run the model on what is in the box."""
         token_ids = load_tokenizer().encode(self.prompt.value, disallowed_special=())
-        if not token_ids:
-            self.message.value = "The prompt is empty: type at least 1 character."
-            return
         self.message.value, self.button.disabled = "running ...", True
         try:
-            shown = self.figure(
-                torch.tensor([token_ids], device=self.device), self.max_new_tokens.value
-            )
+            if not token_ids:
+                raise ValueError("The prompt is empty: type at least 1 character.")
+            prompt = torch.tensor([token_ids], device=self.device)
+            shown = self.figure(prompt, self.max_new_tokens.value)
             with self.output:
                 clear_output(wait=True)
                 display(shown)

@@ -23,14 +23,11 @@ class SpeedRace(Figure):
         if shapes[0][0] != 1:
             raise ValueError(f"the batch size is {shapes[0][0]}; time one sequence: token_ids[:1].")
         self.timings = without, cached
-        runs = [
-            {
-                "label": timing.label,
-                "milliseconds": [round(1000 * t, 4) for t in timing.per_token.tolist()],
-                "texts": token_texts(timing.token_ids[0].tolist()),
-            }
-            for timing in self.timings
-        ]
+        runs = []
+        for timing in self.timings:
+            milliseconds = [round(1000 * seconds, 4) for seconds in timing.per_token.tolist()]
+            texts = token_texts(timing.token_ids[0].tolist())
+            runs.append({"label": timing.label, "milliseconds": milliseconds, "texts": texts})
         same = without.token_ids.tolist() == cached.token_ids.tolist()
         super().__init__(data={"n_prompt": without.n_prompt, "runs": runs, "same": same}, **kwargs)
 

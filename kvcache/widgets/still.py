@@ -4,6 +4,18 @@ import html
 
 from ..palette import NEW, RECOMPUTED, REUSED
 
+CELL = 26  # from one square of a timeline to the next
+LINE = 24  # from one row of a table to the next
+LEGEND = "solid blue: new; hatched orange: recomputed; outlined green: reused"
+
+SQUARE = '<rect x="1" y="1" width="22" height="22" stroke-width="2" stroke="{}" fill="{}"/>'
+HATCH = '<path d="M1 12l11-11M1 23l22-22M12 23l11-11" stroke-width="3" stroke="{}"/>'
+SQUARES = {
+    "n": SQUARE.format(NEW, NEW),
+    "c": SQUARE.format(RECOMPUTED, "none") + HATCH.format(RECOMPUTED),
+    "r": SQUARE.format(REUSED, "none"),
+}
+
 
 def picture(label, width, height, *shapes):
     """An SVG with a description for those who cannot see it."""
@@ -20,15 +32,53 @@ def text(x, y, words, **attributes):
     return f'<text x="{x}" y="{y}"{more}>{html.escape(str(words))}</text>'
 
 
-def square(x, y, size, letter):
-    """A square of the timeline: n is new (solid), c recomputed (hatched), r reused (outlined)."""
-    colour = {"n": NEW, "c": RECOMPUTED, "r": REUSED}[letter]
-    fill = colour if letter == "n" else "none"
-    box = f'<rect x="{x}" y="{y}" width="{size}" height="{size}" fill="{fill}" stroke="{colour}" '
-    hatch, half = "", size / 2
-    if letter == "c":
-        hatch = (
-            f'<path stroke="{colour}" stroke-width="3" d="M{x} {y + half}l{half} {-half}'
-            f'M{x} {y + size}l{size} {-size}M{x + half} {y + size}l{half} {-half}"/>'
-        )
-    return f'{box}stroke-width="2"/>{hatch}'
+def table(rows, columns, x=0, y=0, **attributes):
+    """Rows of texts below (x, y), the first of them in bold.
+
+    columns     where each column begins, from x on
+    attributes  of every text but the first column's, such as text_anchor="end"
+    """
+    shapes = []
+    for i, row in enumerate(rows):
+        weight = "normal" if i else "bold"
+        for left, words in zip(columns, row, strict=False):
+            more = attributes if left else {}
+            shapes.append(text(x + left, y + 18 + LINE * i, words, font_weight=weight, **more))
+    return "".join(shapes)
+
+
+def table_picture(label, width, rows, columns):
+    """A picture of one table."""
+    return picture(label, width, LINE * len(rows) + 8, table(rows, columns))
+
+
+def timeline(x, title, tokens, rows):
+    """Steps below each other; each of the rows has a letter for each token: n, c or r."""
+    shapes = [text(x, 14, title, font_weight="bold")]
+    for i, label in enumerate(tokens[: len(rows[-1])]):
+        place = f"translate({x + 77 + CELL * i} 100) rotate(-60)"
+        shapes.append(text(0, 0, label[:12], transform=place))
+    for step, row in enumerate(rows):
+        y = 105 + CELL * step
+        shapes.append(text(x, y + 18, f"step {step + 1}"))
+        for i, letter in enumerate(row):
+            place = f"translate({x + 60 + CELL * i} {y})"
+            shapes.append(f'<g transform="{place}">{SQUARES[letter]}</g>')
+    return "".join(shapes)
+
+
+def timelines(name, panels, rows=(), columns=()):
+    """A picture of timelines side by side: the first 8 steps and 24 tokens of each.
+
+    panels         [(title, labels of the tokens, rows of letters), ...]
+    rows, columns  of a table below them
+    """
+    shapes, x, n_steps = [], 0, 0
+    for title, tokens, steps in panels:
+        steps = [step[:24] for step in steps[:8]]
+        shapes.append(timeline(x, title, tokens, steps))
+        x += 120 + CELL * len(steps[-1])
+        n_steps = max(n_steps, len(steps))
+    y = 124 + CELL * n_steps
+    shapes += [text(0, y, LEGEND), table(rows, columns, y=y + 16)]
+    return picture(f"{name}. {LEGEND}", max(x, 480), y + 16 + LINE * len(rows), *shapes)
