@@ -24,8 +24,9 @@ LLAMA_NAMES = {  # parts of the hub's names, and ours: replaced in this order
     "self_attn.o_proj": "att.out_proj",
     "input_layernorm.weight": "norm1.scale",
     "post_attention_layernorm.weight": "norm2.scale",
-    "mlp.": "ff.",
-    "_proj": "",
+    "mlp.gate_proj": "ff.gate",
+    "mlp.up_proj": "ff.up",
+    "mlp.down_proj": "ff.down",
     "norm.weight": "final_norm.scale",
     "embed_tokens": "tok_emb",
 }
