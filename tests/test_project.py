@@ -11,7 +11,7 @@ import tomllib
 import address
 import budgets
 import pytest
-from conftest import NAMES, NOTEBOOKS, ROOT
+from conftest import NAMES, NOTEBOOKS, ROOT, tracked
 
 from kvcache import data, palette
 
@@ -26,18 +26,6 @@ ORDER = [
     ["widgets"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-
-
-def tracked():
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 def test_every_place_has_the_one_address():
