@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -10,6 +11,8 @@ import tomllib
 
 import address
 import budgets
+import licences
+import picture
 import pytest
 from conftest import NAMES, NOTEBOOKS, ROOT, tracked
 
@@ -44,8 +47,6 @@ def test_every_place_has_the_one_address():
 
 
 def test_one_command_changes_the_address_everywhere(tmp_path):
-    import shutil
-
     for path in tracked():
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,20 @@ def test_data_files_have_their_hashes_and_their_origin():
     # What tiktoken itself asks of GPT-2's two files.
     assert data.hashes()["vocab.bpe"].startswith("1ce1664773c5")
     assert data.hashes()["encoder.json"].startswith("196139668be6")
+
+
+def test_every_data_file_has_a_licence(tmp_path):
+    assert list(licences.unlicensed()) == []
+    for folder in licences.FOLDERS:
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    (tmp_path / "kvcache" / "data" / "new.json").write_text("{}")
+    (tmp_path / "images" / "NOTICE.md").unlink()
+    missing = [path.as_posix() for path in licences.unlicensed(tmp_path)]
+    assert missing == ["kvcache/data/new.json", "images/timeline.svg"]
+
+
+def test_the_readmes_picture_is_the_real_timeline():
+    assert picture.PICTURE.read_text(encoding="utf-8") == picture.drawn()
 
 
 def test_arrows_go_one_way():
