@@ -110,7 +110,10 @@ def finished(page, path):
     for _ in range(600):
         page.wait_for_timeout(1000)
         page.keyboard.press("Control+s")
-        notebook = nbformat.read(path, as_version=4)
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except nbformat.reader.NotJSONError:
+            continue  # it is just being written
         cells = outputs.code_cells(notebook)
         errors = [each for cell in cells for each in cell.outputs if each.output_type == "error"]
         assert not errors, "\n".join(errors[0].traceback)
