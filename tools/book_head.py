@@ -16,17 +16,16 @@ from docutils import nodes
 
 STATIC = Path(__file__).resolve().parent.parent / "chapters" / "_static"
 LENGTH = 200  # what search engines show of a description
-SENTENCE = re.compile(r"(?<=[.?!:]) +(?=[A-Z])")
+SENTENCE = re.compile(r"(?<=[.?!]) +(?=[A-Z])")
 FOLDER = Path(__file__).resolve().parent / "pages"
 
 
 def description(doctree):
     """A page's first sentences, as many as fit."""
-    paragraphs = (
-        p for p in doctree.findall(nodes.paragraph) if isinstance(p.parent, nodes.section)
-    )
+    found = doctree.findall(nodes.paragraph)
+    paragraphs = [one for one in found if isinstance(one.parent, nodes.section)]
     text = ""
-    for _, paragraph in zip(range(2), paragraphs):
+    for paragraph in paragraphs[:2]:
         for sentence in SENTENCE.split(" ".join(paragraph.astext().split())):
             if text and len(text) + len(sentence) >= LENGTH:
                 return text
@@ -75,7 +74,7 @@ def add_head(app, pagename, templatename, context, doctree):
     new = f"{address.current_address()}/issues/new"
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
-            if button["url" if "url" in button else "text"].startswith(new):
+            if button.get("label") == "source-issues-button":
                 button["url"] = f"{new}?template=page.yml&amp;page={quote(pagename, safe='')}"
 
 

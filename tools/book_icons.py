@@ -1,8 +1,8 @@
 """The icons of the pages: small drawings of our own, written into the HTML.
 
-The theme brings 1.5 MB of script for about twenty icons. Here each is one path on a grid of 16 by 16,
-drawn with the colour and in the size of the text around it. Screen readers skip it: the button has
-the name.
+The theme brings 1.5 MB of script for about twenty icons. Here each is one path on a grid of 16 by
+16, drawn with the colour and in the size of the text around it. Screen readers skip it: the button
+has the name.
 """
 
 import re
@@ -25,8 +25,8 @@ PATHS = {
     "logo": "m4.5 2.5 8 5.5-8 5.5z",  # of a place that runs the notebook: play
     "magnifying-glass": "M7 2.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 1 0 0-9zM10.5 10.5 14 14",
     "moon": "M13.5 9.5A6 6 0 1 1 6.5 2.5a4.8 4.8 0 0 0 7 7z",
-    "rocket": "M8 1.5c2 1.5 3 3.7 3 6.2l2 2.3v2.7L10 11.5H6l-3 1.2V10l2-2.3c0-2.5 1-4.7 3-6.2zM8 6v.1"
-    "M8 13v1.5",
+    "rocket": "M8 1.5c2 1.5 3 3.7 3 6.2l2 2.3v2.7L10 11.5H6l-3 1.2V10l2-2.3"
+    "c0-2.5 1-4.7 3-6.2zM8 6v.1M8 13v1.5",
     "sun": "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 1 0 0-5.6zM8 1v1.5M8 13.5V15M1 8h1.5M13.5 8H15"
     "M3 3l1.1 1.1M11.9 11.9 13 13M3 13l1.1-1.1M11.9 4.1 13 3",
 }
@@ -45,7 +45,7 @@ def svg(name, classes="", rest=""):
 
 
 def of_theme(found):
-    """Our drawing for one of the theme's icons, such as <i class="theme-switch fa-solid fa-sun">."""
+    """Our drawing for one of the theme's icons: <i class="theme-switch fa-solid fa-sun"></i>."""
     classes = found["classes"].split()
     (name,) = {c[3:] for c in classes if c.startswith("fa-")} - {"solid", "lg"}
     others = " ".join(c for c in classes if not c.startswith("fa"))

@@ -33,8 +33,8 @@ MENDS = [
         # A table that scrolls can be reached by key; the sidebar is a landmark.
         ('(<div class="pst-scrollable-table-container")>', r'\1 tabindex="0">'),
         (
-            '<div class="bd-sidebar-primary bd-sidebar">',
-            '<div class="bd-sidebar-primary bd-sidebar" role="complementary" aria-label="The book">',
+            r'(<div class="bd-sidebar-primary bd-sidebar")>',
+            r'\1 role="complementary" aria-label="The book">',
         ),
         # A summary may hold no paragraphs.
         (
@@ -80,6 +80,11 @@ def mend_pages(app, exception):
     for template in folder.glob("_static/*.html"):  # left there by the theme, as are its icons
         template.unlink()
     shutil.rmtree(folder / "_static" / "vendor", ignore_errors=True)
+    # From file:// the search may not read other pages for its excerpts, and an attempt is an error.
+    options = folder / "_static" / "documentation_options.js"
+    text = options.read_text(encoding="utf-8")
+    shown = 'SHOW_SEARCH_SUMMARY: location.protocol !== "file:"'
+    options.write_text(text.replace("SHOW_SEARCH_SUMMARY: true", shown), encoding="utf-8")
     for page in folder.rglob("*.html"):
         before = page.read_text(encoding="utf-8")
         if (after := mend(before)) != before:

@@ -7,7 +7,6 @@ later keeps its rules, too.
 
 import hashlib
 import re
-from pathlib import Path
 
 import tinycss2
 
@@ -42,7 +41,7 @@ def selectors(prelude):
 
 
 def names(selector):
-    """The classes and ids that a selector asks for; those inside :not() and the like do not count."""
+    """The classes and ids that a selector asks for, but for those inside :not() and the like."""
     after_dot = False
     for token in selector:
         if token.type == "hash" or (after_dot and token.type == "ident"):

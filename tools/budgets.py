@@ -57,11 +57,9 @@ def line(what, value, limit, unit, fails=True):
 
 
 def files():
-    """All JavaScript and CSS of the project."""
-    return [
-        *(ROOT / "kvcache" / "widgets").glob("*.[jc]s*"),
-        *(ROOT / "chapters" / "_static").glob("*.[jc]s*"),
-    ]
+    """All JavaScript and CSS of the figures."""
+    mount = ROOT / "chapters" / "_static" / "mount_widgets.js"
+    return [*(ROOT / "kvcache" / "widgets").glob("*.[jc]s*"), mount]
 
 
 def widget_data(chapter):

@@ -8,6 +8,7 @@ that is too slow gets two more tries, and its best one counts.
     python tools/lighthouse.py 06-when      those whose name holds this
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -39,7 +40,8 @@ class CompressingHandler(browser.QuietHandler):
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(BrokenPipeError):  # the browser may leave early
+            self.wfile.write(body)
 
 
 def report(address, form):
