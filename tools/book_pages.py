@@ -25,6 +25,12 @@ MENDS = [
         (r"<script [^>]*design-tabs\.js[^>]*></script>\s*", ""),
         # No script holds up the text; the small one with the options is asked by others at once.
         (r"<script (?=[^>]*src=)(?![^>]*(?:defer|documentation_options))", "<script defer "),
+        # The colours are known before anything is painted.
+        (
+            r'localStorage\.getItem\("theme"\) \|\| "auto"',
+            'localStorage.getItem("theme") || '
+            '(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")',
+        ),
         # Preloading a font is an error from file://.
         (r'<link rel="preload" as="font"[^>]*>\s*', ""),
         # The viewport is set three times.
