@@ -5,6 +5,7 @@ Each check is also shown something broken, so that we know that it would notice.
 
 import json
 import re
+import shutil
 import tomllib
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import book_style
 import budgets
 import links
 import pytest
+import validate
 import yaml
 from conftest import HTML, NAMES, NOTEBOOKS, ROOT, violations
 from PIL import Image
@@ -257,6 +259,19 @@ def test_what_is_not_found_leads_back(new_page, server):
     page.wait_for_url(f"**{base}chapters/06-when-caches-go-wrong.html")
     assert not page.complaints
     assert not page.foreign
+
+
+@pytest.mark.skipif(
+    not (shutil.which("java") and validate.JAR.is_file()), reason="make validate installs it"
+)
+def test_html_that_is_not_valid_is_found(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<!doctype html><html lang="en"><title>x</title><p>x</p></html>')
+    assert list(validate.errors([page])) == []
+    page.write_text('<!doctype html><html lang="en"><title>x</title><p id="a"></p><p id="a"></p>')
+    ((name, _, message),) = validate.errors([page])
+    assert name == "page.html"
+    assert "Duplicate ID" in message
 
 
 # What search engines and previews see

@@ -51,8 +51,7 @@ def link_terms(app, doctree, docname):
         target, anchor = terms[term]
         for number, text in enumerate(pieces):
             if found := as_written(term).search(text):
-                name = nodes.inline("", found[0])
-                link = make_refnode(app.builder, docname, target, anchor, name)
+                link = make_refnode(app.builder, docname, target, anchor, nodes.Text(found[0]))
                 link["classes"].append("term")
                 pieces[number : number + 1] = link_term(text, found, link)
                 break

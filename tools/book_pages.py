@@ -48,6 +48,8 @@ MENDS = [
             r'<p class="expanded[^>]*>(.*?)</p>\s*</summary>',
             r'<summary><span class="collapsed">\1</span><span class="expanded">\2</span></summary>',
         ),
+        ("(Show|Hide) code cell content", r"\1 the solution"),  # what a hidden cell is, here
+        ("(Show|Hide) code cell source", r"\1 the code"),
         # The search page has two fields of one name.
         (r'(id="search-input".*id=")search-input"', r'\1search-page-input"'),
     ]

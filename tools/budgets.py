@@ -137,7 +137,7 @@ def main():
             kept.append(line(f"first view of {chapter}", raw, FIRST_VIEW, "kB"))
             kept.append(line("   compressed", packed, FIRST_VIEW_PACKED, "kB"))
             seconds = seconds_until_drawn(running, address, chapter)
-            line(f"usable: {chapter}", seconds, 2, "s", fails=False)
+            line(f"usable: {chapter}", seconds, 1, "s", fails=False)
         for name, widget in (
             ("K/V timeline", KVTimeline(*traces)),
             ("Generation", Generation(plain, prompt, 200)),
