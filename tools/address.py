@@ -11,13 +11,27 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PATTERNS = ("pyproject.toml", "_config.yml", "README.md", "chapters/*.ipynb")
+PATTERNS = (
+    "pyproject.toml",
+    "_config.yml",
+    "README.md",
+    "CITATION.cff",
+    "chapters/*.ipynb",
+    "chapters/*.md",
+)
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 
 
 def current_address():
     with (ROOT / "pyproject.toml").open("rb") as file:
         return tomllib.load(file)["project"]["urls"]["Repository"]
+
+
+def site(repository):
+    """Where GitHub publishes the book of a repository."""
+    owner, name = repository.removeprefix("https://github.com/").split("/")
+    host = f"https://{owner.lower()}.github.io/"
+    return host if name.lower() == f"{owner.lower()}.github.io" else f"{host}{name}/"
 
 
 def places():

@@ -1,8 +1,9 @@
-"""Prints what the figures weigh and how fast they are, each beside its budget.
+"""Prints what pages and figures weigh and how fast they are, each beside its budget.
 
 Bytes do not change from run to run: over a budget, the command fails. Times are only shown.
 """
 
+import gzip
 import json
 import re
 import statistics
@@ -18,6 +19,7 @@ from kvcache.widgets import Generation, KVTimeline
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
+FIRST_VIEW, FIRST_VIEW_PACKED = 2500, 1000
 KIND = "application/vnd.jupyter.widget"
 
 # Notes when the last figure of a page was drawn, from the start of the navigation.
@@ -57,11 +59,9 @@ def line(what, value, limit, unit, fails=True):
 
 
 def files():
-    """All JavaScript and CSS of the project."""
-    return [
-        *(ROOT / "kvcache" / "widgets").glob("*.[jc]s*"),
-        *(ROOT / "chapters" / "_static").glob("*.[jc]s*"),
-    ]
+    """All JavaScript and CSS of the figures."""
+    mount = ROOT / "chapters" / "_static" / "mount_widgets.js"
+    return [*(ROOT / "kvcache" / "widgets").glob("*.[jc]s*"), mount]
 
 
 def widget_data(chapter):
@@ -70,6 +70,17 @@ def widget_data(chapter):
     found = re.search(rf'<script type="{KIND}-state\+json">(.*?)</script>', text, re.DOTALL)
     entries = json.loads(found[1])["state"].values() if found else []
     return sum(len(json.dumps(entry["state"].get("data", ""))) for entry in entries)
+
+
+def first_view(page, address):
+    """Kilobytes of all that a page loads: as they are, and compressed as a host sends them."""
+    responses = []
+    page.on("response", lambda response: responses.append(response))
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    bodies = [each.body() for each in responses if each.url.startswith("http")]
+    packed = [min(len(body), len(gzip.compress(body))) for body in bodies]
+    return sum(map(len, bodies)) / 1000, sum(packed) / 1000
 
 
 def seconds_until_drawn(running, address, chapter):
@@ -111,7 +122,7 @@ def main():
     sizes = {path.name: path.stat().st_size / 1000 for path in files()}
     kept = [line("JavaScript and CSS, all together", sum(sizes.values()), 60, "kB")]
     print("   " + ", ".join(f"{name} {size:.1f}" for name, size in sorted(sizes.items())))
-    chapters = sorted(path.stem for path in (HTML / "chapters").glob("0*.html"))
+    chapters = sorted(path.stem for path in (HTML / "chapters").glob("[0-9]*.html"))
     for chapter in chapters:
         kept.append(line(f"widget data of {chapter}", widget_data(chapter) / 1000, 300, "kB"))
     cfg = GPTConfig(vocab_size=50257, context_length=256, emb_dim=8, n_heads=2, n_layers=2)
@@ -120,6 +131,11 @@ def main():
     with browser.serving(HTML) as address, sync_playwright() as playwright:
         running = browser.launch(playwright)
         for chapter in chapters:
+            page = running.new_page()
+            raw, packed = first_view(page, f"{address}/chapters/{chapter}.html")
+            page.close()
+            kept.append(line(f"first view of {chapter}", raw, FIRST_VIEW, "kB"))
+            kept.append(line("   compressed", packed, FIRST_VIEW_PACKED, "kB"))
             seconds = seconds_until_drawn(running, address, chapter)
             line(f"usable: {chapter}", seconds, 1, "s", fails=False)
         for name, widget in (

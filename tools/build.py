@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
 REPORTS = BUILD / "html" / "reports"
+IGNORED = {"__pycache__", "node_modules"}
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 NOTEBOOK = re.compile(
     r"(?P<path>\S+\.ipynb): (?P<event>Executing|Executed|Using cached)(?P<rest>.*)"
@@ -28,7 +29,7 @@ def digest(*places):
     found = hashlib.sha256(sys.version.encode())
     for place in places:
         for path in sorted((ROOT / place).rglob("*")) or [ROOT / place]:
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not IGNORED.intersection(path.parts):
                 found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return found.hexdigest()
 
@@ -38,7 +39,13 @@ def forget_outdated():
     conditions = {
         ".jupyter_cache": digest("kvcache", "requirements.txt"),
         ".doctrees": digest(
-            "kvcache", "requirements.txt", "chapters/_static", "tools", "_config.yml"
+            "kvcache",
+            "requirements.txt",
+            "chapters/_static",
+            "chapters/glossary.md",
+            "references.bib",
+            "tools",
+            "_config.yml",
         ),
     }
     for folder, current in conditions.items():

@@ -34,7 +34,7 @@ def main():
     if not HTML.is_dir():
         sys.exit("There is no book yet: run 'make book' first.")
     FOLDER.mkdir(exist_ok=True)
-    chapters = sorted(path.stem for path in (HTML / "chapters").glob("0*.html"))
+    chapters = sorted(path.stem for path in (HTML / "chapters").glob("[0-9]*.html"))
     names = []
     with browser.serving(HTML) as address, sync_playwright() as playwright:
         running = browser.launch(playwright)

@@ -55,5 +55,7 @@
   const stateScript = document.querySelector(STATE);
   if (!stateScript) return;
   const { state } = JSON.parse(stateScript.textContent);
-  for (const view of document.querySelectorAll(VIEW)) mount(view, state);
+  for (const view of document.querySelectorAll(VIEW)) {
+    mount(view, state).finally(() => { view.dataset.shown = ""; });
+  }
 })();

@@ -1,0 +1,381 @@
+"""The book as a site: light pages, links that lead somewhere, words for search engines and readers.
+
+Each check is also shown something broken, so that we know that it would notice.
+"""
+
+import json
+import re
+import shutil
+import tomllib
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+import address
+import book_icons
+import book_links
+import book_style
+import budgets
+import links
+import pytest
+import validate
+import yaml
+from conftest import HTML, NAMES, NOTEBOOKS, ROOT, violations
+from PIL import Image
+from playwright.sync_api import expect
+
+REPOSITORY = address.current_address()
+SITE = address.site(REPOSITORY)
+EXTRAS = ["glossary", "references", "changelog", "cite"]
+PAGES = [*NAMES, *EXTRAS]
+
+
+def source(name):
+    return (HTML / "chapters" / f"{name}.html").read_text(encoding="utf-8")
+
+
+class Head(HTMLParser):
+    """What a page says of itself."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.meta, self.links, self.lang = {}, {}, None
+        self.feed(text.partition("</head>")[0])
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag == "html":
+            self.lang = found.get("lang")
+        elif tag == "meta":
+            self.meta[found.get("name") or found.get("property")] = found.get("content")
+        elif tag == "link":
+            self.links[found.get("rel")] = found.get("href")
+
+
+# Links
+
+
+def test_every_link_and_anchor_leads_somewhere():
+    assert list(links.problems(HTML)) == []
+
+
+def test_links_to_other_sites_are_listed():
+    found = links.external(HTML)
+    assert "https://arxiv.org/abs/1706.03762" in found
+    assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize(
+    ("broken", "wrong"),
+    [
+        ('<a href="nowhere.html">', "no such file"),
+        ('<a href="other.html#nowhere">', "no such anchor"),
+        ('<a href="#nowhere">', "no such anchor"),
+        ('<a href="http://example.org/">', "not a well-formed https address"),
+        ('<a href="https://example/ org">', "not a well-formed https address"),
+        ('<a href="javascript:alert(1)">', "not a well-formed https address"),
+        ('<img src="https://example.org/x.png" alt="">', "loads from another site"),
+        ('<script src="//example.org/x.js"></script>', "no such file"),
+        ('<link rel="stylesheet" href="https://example.org/x.css">', "loads from another site"),
+        ('<meta http-equiv="refresh" content="0; url=nowhere.html">', "no such file"),
+        ('<form action="nowhere.html">', "no such file"),
+    ],
+)
+def test_a_broken_link_is_found(tmp_path, broken, wrong):
+    (tmp_path / "other.html").write_text('<p id="here"></p>')
+    sound = '<a href="other.html#here"></a><a href="https://example.org/a?b=c">'
+    (tmp_path / "page.html").write_text(sound)
+    assert list(links.problems(tmp_path)) == []
+    (tmp_path / "broken.html").write_text(sound + broken)
+    ((page, _, said),) = links.problems(tmp_path)
+    assert (page, said) == ("broken.html", wrong)
+
+
+# What a page asks for
+
+
+def test_a_request_to_another_host_and_an_error_are_noticed(new_page, server):
+    page = new_page()
+    body = '<script>console.error("broken")</script><img src="https://example.org/x.png" alt="">'
+    page.route("**/made.html", lambda route: route.fulfill(content_type="text/html", body=body))
+    page.goto(f"{server}/made.html")
+    assert page.foreign == ["https://example.org/x.png"]
+    assert any("broken" in complaint for complaint in page.complaints)
+
+
+@pytest.mark.parametrize("where", ["server", "disk"])
+@pytest.mark.parametrize("name", EXTRAS)
+def test_the_other_pages_are_quiet_and_accessible(open_page, name, where):
+    page = open_page(name, where, width=360)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert violations(page) == []
+    assert not page.complaints
+    assert not page.foreign
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_first_view_is_light(new_page, server, name):
+    raw, packed = budgets.first_view(new_page(), f"{server}/chapters/{name}.html")
+    assert raw <= budgets.FIRST_VIEW
+    assert packed <= budgets.FIRST_VIEW_PACKED
+
+
+def test_nothing_jumps_while_the_first_figure_is_drawn(new_page, server):
+    page = new_page(width=412)
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => {"
+        "  for (const entry of list.getEntries()) window.shift += entry.value;"
+        "}).observe({ type: 'layout-shift', buffered: true });"
+    )
+    page.goto(f"{server}/chapters/00-intro.html")
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_role("heading", name="Summary")).to_be_visible()
+    assert page.evaluate("window.shift") < 0.05
+
+
+def test_text_after_a_figure_that_never_comes_is_shown_all_the_same(new_page, server):
+    page = new_page()
+    page.route("**/mount_widgets.js*", lambda route: route.abort())
+    page.goto(f"{server}/chapters/00-intro.html")
+    expect(page.get_by_role("heading", name="Summary")).to_be_visible()
+
+
+def test_the_one_style_sheet_keeps_what_can_match_and_no_more(tmp_path):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "base.css").write_text(".imported { color: red }")
+    (tmp_path / "theme.css").write_text(
+        '@import "base.css"; .here, .nowhere { top: 0 } .here .nowhere { top: 1px }'
+        "#later { top: 2px } p:not(.nowhere) { top: 3px }"
+        "@media print { .nowhere { top: 4px } .here { top: 5px } } @keyframes x { to { top: 6px } }"
+    )
+    link = '<link rel="stylesheet" href="theme.css">'
+    (tmp_path / "page.html").write_text(f"{link}<p class='here imported'>")
+    (tmp_path / "_static" / "script.js").write_text('element.id = "later"')
+    for _ in range(2):  # a second build finds its own work
+        book_style.join(tmp_path)
+        style = (tmp_path / book_style.NAME).read_text()
+        kept = re.findall(r"(\S[^{}]*?)\s*\{[^{}]*(?:top: (\d)|red)", style)
+        assert [number for _, number in kept] == ["", "0", "2", "3", "5", "6"]
+        assert ".here{" in style.replace(" ", "")
+        assert (tmp_path / "page.html").read_text().count("<link") == 1
+
+
+# Icons
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_icon_is_our_own_and_every_button_has_a_name(open_page, name):
+    assert not re.search(r'class="[^"]*\bfa[srb]?[ "-]|fontawesome|images/logo_', source(name))
+    page = open_page(name)
+    for button in page.locator(".article-header-buttons > * button, .primary-toggle").all():
+        assert button.locator("svg.book-icon").count() >= 1
+        assert button.get_attribute("aria-label") or button.text_content().strip()
+    shown = page.locator(".theme-switch-button svg:visible")
+    expect(shown).to_have_count(1)
+    page.locator(".theme-switch-button").first.click()
+    expect(shown).to_have_count(1)
+
+
+def test_an_icon_that_we_have_not_drawn_is_an_error():
+    assert "<svg" in book_icons.draw('<i class="fas fa-rocket"></i>')
+    with pytest.raises(KeyError, match="unicorn"):
+        book_icons.draw('<i class="fas fa-unicorn"></i>')
+
+
+# What the pages offer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chapter_leads_to_its_source_and_to_places_that_run_it(name):
+    page = source(name)
+    path = f"chapters/{name}.ipynb"
+    owner = REPOSITORY.removeprefix("https://github.com/")
+    for place in (
+        f"https://colab.research.google.com/github/{owner}/blob/main/{path}",
+        f"https://mybinder.org/v2/gh/{owner}/main?urlpath=lab/tree/{path}",
+        f"{REPOSITORY}/blob/main/{path}",
+        f"{REPOSITORY}/issues/new?template=page.yml&amp;page=chapters%2F{name}",
+        f"../_sources/{path}",
+    ):
+        assert f'href="{place}' in page
+    stored = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    assert json.loads((HTML / "_sources" / path).read_text(encoding="utf-8")) == stored
+
+
+def test_the_form_for_issues_has_the_field_that_the_pages_fill_in():
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "page.yml").read_text())
+    assert form["body"][0]["id"] == "page"
+
+
+def test_binder_installs_what_make_does():
+    (pinned,) = re.findall(r"^SMOLLM2 := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f"--no-deps {pinned}\n" in (ROOT / ".binder" / "postBuild").read_text()
+    assert "-r ../requirements.txt" in (ROOT / ".binder" / "requirements.txt").read_text()
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)))
+def test_the_contents_show_where_one_is_and_what_comes_next(open_page, number):
+    page = open_page(NAMES[number])
+    if number:  # the first page is the name of the book
+        current = page.locator(".bd-sidebar-primary .current.active a.current")
+        assert current.inner_text().startswith(f"{number}. ")
+        assert page.locator(".left-prev").get_attribute("href") == f"{NAMES[number - 1]}.html"
+    following = f"{NAMES[number + 1]}.html" if number + 1 < len(NAMES) else "glossary.html"
+    assert page.locator(".right-next").get_attribute("href") == following
+
+
+@pytest.mark.parametrize("where", ["server", "disk"])
+def test_the_search_finds_stale_cache(new_page, server, where):
+    page = new_page()
+    root = server if where == "server" else HTML.as_uri()
+    page.goto(f"{root}/chapters/00-intro.html")
+    page.keyboard.press("Control+k")
+    page.locator("#search-input").fill("stale cache")
+    page.keyboard.press("Enter")
+    found = page.locator("#search-results li a[href*='06-when-caches-go-wrong.html#the-stale']")
+    expect(found.first).to_be_visible()
+    expect(page.locator("#search-results")).to_contain_text("page")
+    assert not page.complaints
+    assert not page.foreign
+    assert violations(page) == []
+
+
+def test_what_is_not_found_leads_back(new_page, server):
+    text = (HTML / "404.html").read_text(encoding="utf-8")
+    base = urlsplit(SITE).path
+    page = new_page(width=360)
+
+    def answer(route):  # as the host of the pages does
+        path = HTML / urlsplit(route.request.url).path.removeprefix(base)
+        if path.is_file():
+            return route.fulfill(path=path)
+        return route.fulfill(body=text, content_type="text/html")
+
+    page.route("**/*", answer)
+    page.goto(f"{server}{base}some/where/deep.html")
+    expect(page.get_by_role("heading", name="A cache miss")).to_be_visible()
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_role("link", name="When caches go wrong").click()
+    page.wait_for_url(f"**{base}chapters/06-when-caches-go-wrong.html")
+    assert not page.complaints
+    assert not page.foreign
+
+
+@pytest.mark.skipif(
+    not (shutil.which("java") and validate.JAR.is_file()), reason="make validate installs it"
+)
+def test_html_that_is_not_valid_is_found(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<!doctype html><html lang="en"><title>x</title><p>x</p></html>')
+    assert list(validate.errors([page])) == []
+    page.write_text('<!doctype html><html lang="en"><title>x</title><p id="a"></p><p id="a"></p>')
+    ((name, _, message),) = validate.errors([page])
+    assert name == "page.html"
+    assert "Duplicate ID" in message
+
+
+# What search engines and previews see
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_head_says_what_the_page_is(name):
+    head = Head(source(name))
+    assert head.lang == "en"
+    assert head.links["canonical"] == f"{SITE}chapters/{name}.html"
+    assert head.meta["og:url"] == head.links["canonical"]
+    assert 30 <= len(head.meta["description"]) <= 300
+    assert head.meta["og:description"] == head.meta["description"]
+    assert head.meta["og:title"]
+    assert head.meta["twitter:card"] == "summary_large_image"
+    shown = head.meta["og:image"].removeprefix(SITE)
+    assert shown.endswith(f"/{name}.png" if name in NAMES else "/00-intro.png")
+    with Image.open(HTML / shown) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1200, 630))
+    assert (HTML / shown).stat().st_size < 100_000
+
+
+def test_no_two_pages_say_the_same():
+    heads = [Head(source(name)).meta for name in PAGES]
+    assert len({head["description"] for head in heads}) == len(PAGES)
+    assert len({head["og:title"].casefold() for head in heads}) >= len(PAGES) - 1  # book, chapter 1
+
+
+def test_the_front_door_has_a_preview_too():
+    head = Head((HTML / "index.html").read_text(encoding="utf-8"))
+    assert head.meta["og:image"] == f"{SITE}_static/previews/00-intro.png"
+
+
+def test_robots_and_the_map_of_the_site():
+    assert f"Sitemap: {SITE}sitemap.xml" in (HTML / "robots.txt").read_text()
+    listed = re.findall("<loc>(.*?)</loc>", (HTML / "sitemap.xml").read_text())
+    assert sorted(listed) == sorted(f"{SITE}chapters/{name}.html" for name in PAGES)
+
+
+def test_the_address_of_the_site_follows_from_the_repository():
+    assert address.site("https://github.com/Me/Book") == "https://me.github.io/Book/"
+    assert address.site("https://github.com/me/me.github.io") == "https://me.github.io/"
+
+
+# Words and works
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_use_of_a_term_leads_to_the_glossary(name):
+    terms = re.findall(r'<a class="term [^"]*" href="glossary.html#term-([^"]*)"', source(name))
+    assert len(terms) >= 2
+    assert len(terms) == len(set(terms))
+
+
+def test_terms_are_found_as_written():
+    assert book_links.as_written("query").search("two Queries")
+    assert book_links.as_written("token").search("its tokens.")
+    assert not book_links.as_written("token").search("tokenizer")
+    assert not book_links.as_written("hook").search("off-hook")
+
+
+def test_the_glossary_is_in_order_and_every_term_is_used():
+    terms = dict(re.findall(r'<dt id="term-([^"]*)">([^<]*)', source("glossary")))
+    assert len(terms) > 30
+    names = [name.replace("/", "").casefold() for name in terms.values()]
+    assert names == sorted(names)
+    linked = {term for name in NAMES for term in re.findall('#term-([^"]*)"', source(name))}
+    assert set(terms) == linked
+
+
+def test_every_work_of_the_bibliography_is_named_by_a_chapter_and_the_other_way_round():
+    text = (ROOT / "references.bib").read_text(encoding="utf-8")
+    works = dict(re.findall(r"@\w+\{(\w+),.*?url = \{(.*?)\}", text, re.DOTALL))
+    chapters = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    for key, url in works.items():
+        assert f"]({url})" in chapters, key
+        assert f'<li id="{key}">' in source("references")
+        assert any(f'href="references.html#{key}"' in source(name) for name in NAMES), key
+    for paper in re.findall(r"\]\((https://arxiv\.org/abs/[\d.]+)\)", chapters):
+        assert paper in works.values()
+
+
+# How to cite
+
+
+def test_the_citation_is_that_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == project["version"]
+    assert citation["repository-code"] == REPOSITORY
+    assert citation["license"] == project["license"]
+    assert {"message", "title", "authors"} <= citation.keys()
+    page = (ROOT / "chapters" / "cite.md").read_text(encoding="utf-8")
+    assert citation["title"].partition(":")[0] in page
+    assert f"Version {project['version']}" in page
+    assert REPOSITORY in page
+
+
+def test_the_changelog_knows_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"\n## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_style_of_the_site_stays_small():
+    assert (ROOT / "chapters" / "_static" / "book.css").stat().st_size <= 4_000
+    assert (HTML / book_style.NAME).stat().st_size <= 150_000
