@@ -3,6 +3,7 @@
 uv does not read pip's settings. Here it is told them, so that both ask the same places.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ def uv(*arguments, **options):
     return done.stdout
 
 
+@functools.cache
 def settings():
     """The environment for uv, with pip's settings in uv's names."""
     told = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_HTTP_TIMEOUT": "180"}  # as pip does
