@@ -378,4 +378,15 @@ def test_the_changelog_knows_this_version():
 
 def test_the_style_of_the_site_stays_small():
     assert (ROOT / "chapters" / "_static" / "book.css").stat().st_size <= 4_000
-    assert (HTML / book_style.NAME).stat().st_size <= 150_000
+    style = (HTML / book_style.NAME).read_text(encoding="utf-8")
+    assert len(style) <= 150_000
+    assert not re.search(r"""@import|url\(["']?(https?:)?//""", style)  # nothing from another host
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_plots_and_figures_have_the_colours_of_the_page(open_page, theme):
+    page = open_page("08-better-caches", theme=theme)
+    colour = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+    (text, _) = page.locator("article p").first.evaluate(colour)
+    for plot in page.locator(".text_html:has(svg[role=img])").all():
+        assert plot.evaluate(colour) == [text, "rgba(0, 0, 0, 0)"]

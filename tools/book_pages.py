@@ -31,6 +31,8 @@ MENDS = [
             'localStorage.getItem("theme") || '
             '(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")',
         ),
+        # Every plot styles the whole page anew; book.css says the same for all plots, once.
+        (r'<style type="text/css">\*\{stroke-linejoin: round; stroke-linecap: butt\}</style>', ""),
         # Preloading a font is an error from file://.
         (r'<link rel="preload" as="font"[^>]*>\s*', ""),
         # The viewport is set three times.
