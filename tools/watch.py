@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import browser
-
 import build
 
 ROOT = Path(__file__).resolve().parent.parent
