@@ -10,7 +10,7 @@ import browser
 import build
 
 ROOT = Path(__file__).resolve().parent.parent
-WATCHED = ("chapters/*.ipynb", "chapters/_static/*", "_config.yml", "_toc.yml")
+WATCHED = ("chapters/*.*", "chapters/_static/*", "*.yml", "references.bib", "CHANGELOG.md")
 
 
 def saved():
