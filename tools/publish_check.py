@@ -5,19 +5,18 @@ action that it uses, what this machine has stands in. An action that is not know
 """
 
 import os
-import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
+import links
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ROOT / ".github" / "workflows" / "book.yml"
 MOST_BYTES = 10**9  # of a published site
-LINK = re.compile(r'(?:href|src)="([^"#?]+)[^"]*"')
 
 
 def steps(workflow):
@@ -70,10 +69,8 @@ def problems(site):
     for path in sorted(site.rglob("*")):
         if path.is_symlink():
             yield f"{path.relative_to(site)}: a symbolic link"
-        elif path.suffix == ".html" and path.parent.name != "_static":  # the theme's templates
-            for target in set(LINK.findall(path.read_text(encoding="utf-8"))):
-                if ":" not in target and not (path.parent / target).exists():
-                    yield f"{path.relative_to(site)}: {target} leads nowhere"
+    for page, link, wrong in links.problems(site):
+        yield f"{page}: {link}: {wrong}"
 
 
 def deploy(options):
