@@ -20,6 +20,7 @@ CLOCKS = {
 CHANGES = {"append", "extend", "add", "update"}
 NUMBER = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]\d+)?")
 SHOWN = ("text/markdown", "text/html", "application/papermill.record/text/plain")
+PROGRESS = re.compile(r"it/s\]$")  # the end of a tqdm bar, which is drawn when there is time to
 
 
 def code_cells(notebook):
@@ -55,6 +56,8 @@ def shown(cell):
     displayed = ["".join(texts)]
     for output in cell.outputs:
         data = output.get("data", {})
+        if PROGRESS.search(data.get("text/plain", "")):
+            continue
         named = [data[kind] for kind in SHOWN if kind in data]
         displayed += named or [data["text/plain"]] if "text/plain" in data else named
     return [re.sub(r'data-still-of="\w+"| at 0x\w+', "", text) for text in displayed]

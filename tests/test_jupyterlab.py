@@ -20,6 +20,7 @@ from playwright.sync_api import TimeoutError, expect
 
 # These run GPT-2's shape for minutes; here a smaller one stands in, from the cell of that name on.
 LARGE = {"00-intro": "race", "05-same-text-faster": "models"}
+TEXTS = {"compare-text", "bfloat16"}  # cells that show that model's own text
 SMALLER = "import dataclasses\nGPT2_124M = dataclasses.replace(GPT2_124M, emb_dim=96, n_layers=2)\n"
 
 
@@ -134,7 +135,8 @@ def test_a_chapter_runs_in_jupyterlab_and_shows_the_same_again(run_all, name):
     if name == "01-time-flies-fast":
         type_a_prompt(page)
     built = outputs.executed(nbformat.read(ROOT / "chapters" / f"{name}.ipynb", as_version=4))
-    assert outputs.differences(built, notebook, numbers=name not in LARGE) == []
+    found = outputs.differences(built, notebook, numbers=name not in LARGE)
+    assert [each for each in found if name not in LARGE or each[0] not in TEXTS] == []
 
 
 def use_timeline(figure):
