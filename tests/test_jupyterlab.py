@@ -80,34 +80,53 @@ def start_all_cells(page, address, name):
 
 @pytest.fixture
 def run_all(chromium, lab):
-    """Opens a chapter and runs it: the page, and the notebook as JupyterLab saved it."""
+    """Opens a chapter and runs it: the page, and the notebook as JupyterLab saved it.
+
+    JupyterLab does not always start a kernel, and now and then it loses what it had queued: the
+    reader runs all cells again, and so does this.
+    """
     address, folder = lab
     pages = []
 
     def run(name):
-        for attempt in range(4):  # JupyterLab itself does not always start a notebook's kernel
+        path = folder / f"{name}.ipynb"
+        stored = path.read_text()
+        for attempt in range(4):
             page = chromium.new_page(viewport={"width": 1400, "height": 1000})
             pages.append(page)
             try:
                 start_all_cells(page, address, name)
-                break
+                return page, finished(page, address, path)
             except TimeoutError:
                 if attempt == 3:
                     raise
-        return page, finished(page, folder / f"{name}.ipynb")
+                page.close()
+                end_kernels(address)
+                path.write_text(stored)
 
     yield run
     for page in pages:
         page.close()
+    end_kernels(address)
+
+
+def kernels(address):
     with urllib.request.urlopen(f"{address}/api/kernels") as answer:
-        kernels = json.load(answer)
-    for kernel in kernels:
+        return json.load(answer)
+
+
+def end_kernels(address):
+    for kernel in kernels(address):
         ended = urllib.request.Request(f"{address}/api/kernels/{kernel['id']}", method="DELETE")
         urllib.request.urlopen(ended)
 
 
-def finished(page, path):
-    """Save the notebook until all its cells have run; gives it."""
+def finished(page, address, path):
+    """Save the notebook until all its cells have run; gives it.
+
+    Raises TimeoutError if the kernel rests although cells are left.
+    """
+    resting = 0
     for _ in range(600):
         page.wait_for_timeout(1000)
         page.keyboard.press("Control+s")
@@ -120,6 +139,10 @@ def finished(page, path):
         assert not errors, "\n".join(errors[0].traceback)
         if all(cell.execution_count for cell in cells):
             return notebook
+        busy = any(kernel["execution_state"] != "idle" for kernel in kernels(address))
+        resting = 0 if busy else resting + 1
+        if resting == 20:
+            raise TimeoutError("the kernel rests, and not all cells have run")
     raise TimeoutError("not all cells have run in ten minutes")
 
 
