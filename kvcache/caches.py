@@ -90,7 +90,7 @@ class Cache:
     @property
     def n_bytes(self):
         """Bytes of all tensors that the cache holds now."""
-        return self.keys.nbytes + self.values.nbytes
+        return sum(tensor.nbytes for tensor in [*self.keys, *self.values] if tensor is not None)
 
 
 class ConcatCache(Cache):
@@ -105,10 +105,6 @@ class ConcatCache(Cache):
             old = [kept[layer][:, :, : self.n_tokens]] if self.n_tokens else []
             kept[layer] = torch.cat([*old, new], dim=2)
         return self.keys[layer], self.values[layer]
-
-    @property
-    def n_bytes(self):
-        return sum(tensor.nbytes for tensor in self.keys + self.values if tensor is not None)
 
 
 class PreallocatedCache(Cache):
@@ -125,18 +121,13 @@ class PreallocatedCache(Cache):
         self.max_tokens = max_tokens
         self.keys, self.values = buffers(cfg, batch_size, max_tokens, dtype, device)
 
-    def begin(self, token_ids):
-        positions_and_mask = super().begin(token_ids)
-        past, n_new, both = self.n_tokens, token_ids.shape[1], (self.keys, self.values)
-        # What each layer is to write and to see: views, made for all layers at once.
-        self.new = [memory.narrow(3, past, n_new).unbind() for memory in both]
-        self.seen = [memory.narrow(3, 0, past + n_new).unbind() for memory in both]
-        return positions_and_mask
-
     def update(self, layer, keys, values):
-        self.new[0][layer].copy_(keys)
-        self.new[1][layer].copy_(values)
-        return self.seen[0][layer], self.seen[1][layer]
+        seen = []
+        for memory, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            end = self.n_tokens + new.shape[2]
+            memory[:, :, self.n_tokens : end] = new
+            seen.append(memory[:, :, :end])  # a view: nothing is copied
+        return seen
 
 
 class SlidingWindowCache(Cache):
@@ -152,26 +143,28 @@ class SlidingWindowCache(Cache):
         super().__init__(cfg, batch_size, n_pad, dtype, device)
         check_size("window", window)
         self.window = window
-        self.rings = buffers(cfg, batch_size, window, dtype, device)
-        self.keys, self.values = self.rings
+        self.keys, self.values = buffers(cfg, batch_size, window, dtype, device)
 
     def begin(self, token_ids):
-        self.chunk = []  # of several tokens: the ring of each layer, and what `end` writes into it
+        self.chunk = []  # of several tokens: the rings, and what `end` writes into them
         return super().begin(token_ids)
 
     def update(self, layer, keys, values):
-        ring, new = self.rings[:, layer], torch.stack([keys, values])
-        if keys.shape[2] > 1:  # the first of them still look at what the last of them replace
-            self.chunk.append((ring, new))
-            return torch.cat([ring[..., : self.n_tokens, :], new], dim=-2).unbind()
-        ring[..., self.n_tokens % self.window, :] = new[..., 0, :]
-        return ring[..., : self.n_tokens + 1, :].unbind()
+        seen = []
+        for ring, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            if new.shape[2] > 1:  # the first of them still look at what the last of them replace
+                self.chunk.append((ring, new))
+                seen.append(torch.cat([ring[:, :, : self.n_tokens], new], dim=2))
+            else:
+                ring[:, :, self.n_tokens % self.window] = new[:, :, 0]
+                seen.append(ring[:, :, : self.n_tokens + 1])
+        return seen
 
     def end(self, token_ids):
         past, end = self.n_tokens, self.n_tokens + token_ids.shape[1]
         last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
         for ring, new in self.chunk:
-            ring[..., last % self.window, :] = new[..., -len(last) :, :]
+            ring[:, :, last % self.window] = new[:, :, -len(last) :]
         self.chunk = []
         super().end(token_ids)
 
@@ -422,6 +415,9 @@ def made_for(cfg, dtype, device):
 
 
 def buffers(cfg, batch_size, n_tokens, dtype, device):
-    """Zeros for keys and values: (2, n_layers, batch, n_kv_heads, n_tokens, head_dim)."""
-    shape = (2, cfg.n_layers, batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
-    return torch.zeros(shape, dtype=dtype, device=device)
+    """For keys and for values, of each layer: zeros (batch, n_kv_heads, n_tokens, head_dim)."""
+    shape = (batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
+    return [
+        [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.n_layers)]
+        for _ in range(2)
+    ]

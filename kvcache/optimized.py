@@ -6,30 +6,11 @@ Each weight lies in memory as (in, out), so that a product with one vector strea
 there are no modules within modules: between two products the interpreter has little to do.
 """
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from .caches import begin_pass
-
-
-class Block(NamedTuple):
-    """The weights of one block. Shapes: d is emb_dim."""
-
-    norm1_scale: Tensor  # (d,)
-    norm1_shift: Tensor  # (d,)
-    W_qkv: Tensor  # (d, 3 d): queries, keys and values side by side
-    b_qkv: Tensor  # (3 d,)
-    W_out: Tensor  # (d, d)
-    b_out: Tensor  # (d,)
-    norm2_scale: Tensor  # (d,)
-    norm2_shift: Tensor  # (d,)
-    W_up: Tensor  # (d, 4 d)
-    b_up: Tensor  # (4 d,)
-    W_down: Tensor  # (4 d, d)
-    b_down: Tensor  # (d,)
 
 
 class GPTModel(nn.Module):
@@ -45,63 +26,79 @@ class GPTModel(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.compiled = cfg, None
         d = cfg.emb_dim
-        shapes = ((d,), (d,), (d, 3 * d), (3 * d,), (d, d), (d,))
-        shapes += ((d,), (d,), (d, 4 * d), (4 * d,), (4 * d, d), (d,))
+        shapes = {
+            **{"norm1_scale": (d,), "norm1_shift": (d,), "norm2_scale": (d,), "norm2_shift": (d,)},
+            **{"W_qkv": (d, 3 * d), "b_qkv": (3 * d,)},  # queries, keys and values side by side
+            **{"W_out": (d, d), "b_out": (d,)},
+            **{"W_up": (d, 4 * d), "b_up": (4 * d,)},
+            **{"W_down": (4 * d, d), "b_down": (d,)},
+        }
         self.tok_emb = nn.Embedding(cfg.vocab_size, d)
         self.pos_emb = nn.Embedding(cfg.context_length, d)
-        # Each parameter holds those of all blocks: (n_layers, ...)
-        self.blocks = nn.ParameterDict(
-            {
-                name: torch.empty(cfg.n_layers, *shape).normal_(std=0.02)
-                for name, shape in zip(Block._fields, shapes, strict=True)
-            }
-        )
+        self.blocks = nn.ModuleList()
+        for _ in range(cfg.n_layers):
+            weights = {name: torch.empty(shape).normal_(std=0.02) for name, shape in shapes.items()}
+            self.blocks.append(nn.ParameterDict(weights))
         self.final_norm = nn.LayerNorm(d)
         self.W_head = nn.Parameter(torch.empty(d, cfg.vocab_size).normal_(std=0.02))
         self.register_load_state_dict_pre_hook(from_baseline)
-        self.views, self.views_of = [], None
 
     def layers(self):
-        """A Block for each layer: views of the parameters, made anew only if those moved."""
-        places = [parameter.data_ptr() for parameter in self.blocks.values()]
-        if self.views_of != places:
-            weights = zip(*(self.blocks[name].unbind() for name in Block._fields), strict=True)
-            self.views, self.views_of = [Block(*each) for each in weights], places
-        return self.views
+        """The weights of each block, by name, in a plain dict: Python reads modules more slowly."""
+        return [block._parameters for block in self.blocks]
 
-    def _apply(self, *args, **options):
-        """A move to another device or dtype: let go of the views of the old weights."""
-        self.views, self.views_of = [], None
-        return super()._apply(*args, **options)
+    def compile(self, dynamic=True, **options):
+        """Have torch.compile fuse what lies between the products of a decode step.
+
+        The first step then takes half a minute, and on a CPU it needs a C++ compiler. Nothing but
+        the speed changes. The options are those of torch.compile.
+        """
+        self.compiled = torch.compile(self.run, dynamic=dynamic, **options)
 
     @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
         cache, positions, mask = begin_pass(self, token_ids, cache)
-        batch_size, n_tokens = token_ids.shape
+        run = self.compiled if self.compiled and token_ids.shape[1] == 1 else self.run
+        logits = run(token_ids, positions, self.layers(), cache, mask, last_only)
+        cache.end(token_ids)
+        return logits
 
+    def run(self, token_ids, positions, layers, cache, mask, last_only):
+        """The pass itself, from token ids to logits."""
+        batch_size, n_tokens = token_ids.shape
         x = self.tok_emb(token_ids) + self.pos_emb(positions)  # (batch, n_tokens, emb_dim)
         emb_dim = x.shape[2:]
         x = x.flatten(0, 1)  # all tokens one below the other
         heads = (batch_size, n_tokens, 3, self.cfg.n_heads, self.cfg.head_dim)
-        for layer, w in enumerate(self.layers()):
-            h = torch.layer_norm(x, emb_dim, w.norm1_scale, w.norm1_shift)
-            qkv = torch.addmm(w.b_qkv, h, w.W_qkv)  # (batch * n_tokens, 3 * emb_dim)
+        for layer, w in enumerate(layers):
+            h = torch.layer_norm(x, emb_dim, w["norm1_scale"], w["norm1_shift"])
+            qkv = torch.addmm(w["b_qkv"], h, w["W_qkv"])  # (batch * n_tokens, 3 * emb_dim)
             queries, keys, values = qkv.view(heads).permute(2, 0, 3, 1, 4).unbind()
             keys, values = cache.update(layer, keys, values)  # (batch, n_heads, n_keys, head_dim)
-            context = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+            context = attend(queries, keys, values, mask)
             context = context.transpose(1, 2).reshape(x.shape)
-            x = (x + w.b_out).addmm_(context, w.W_out)
+            x = (x + w["b_out"]).addmm_(context, w["W_out"])
 
-            h = torch.layer_norm(x, emb_dim, w.norm2_scale, w.norm2_shift)
-            h = F.gelu(torch.addmm(w.b_up, h, w.W_up), approximate="tanh")
-            x = (x + w.b_down).addmm_(h, w.W_down)
-        cache.end(token_ids)
+            h = torch.layer_norm(x, emb_dim, w["norm2_scale"], w["norm2_shift"])
+            h = F.gelu(torch.addmm(w["b_up"], h, w["W_up"]), approximate="tanh")
+            x = (x + w["b_down"]).addmm_(h, w["W_down"])
         x = x.view(batch_size, n_tokens, -1)
         if last_only:
             x = x[:, -1:]  # (batch, 1, emb_dim)
         return self.final_norm(x) @ self.W_head
+
+
+def attend(queries, keys, values, mask):
+    """(batch, n_heads, n_queries, head_dim) -> the same shape, and the fastest way there."""
+    if not torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    # One query, compiled: sums of products, which fuse with what is around them.
+    scores = (keys * queries * queries.shape[-1] ** -0.5).sum(-1, keepdim=True)
+    if mask is not None:
+        scores = scores.masked_fill(~mask.mT, -torch.inf)
+    return (scores.softmax(2) * values).sum(2, keepdim=True)  # scores (batch, n_heads, n_keys, 1)
 
 
 # Where the baseline has the weights of a block. Its linear layers keep them as (out, in).
@@ -117,26 +114,18 @@ def from_baseline(model, state_dict, *_):
     """Bring a state dict of the baseline into the form of this model; leave its own as it is."""
     if "out_head.weight" not in state_dict:
         return
-    layers = [f"trf_blocks.{layer}." for layer in range(model.cfg.n_layers)]
-
-    def stacked(*places):
-        """(n_layers, ...): those of a block one after the other, those of all blocks stacked."""
-        return torch.stack(
-            [torch.cat([state_dict.pop(layer + place) for place in places]) for layer in layers]
-        )
-
     state_dict["W_head"] = state_dict.pop("out_head.weight").t().contiguous()
-    for name in ("norm1", "norm2"):
-        state_dict[f"blocks.{name}_scale"] = stacked(f"{name}.scale")
-        state_dict[f"blocks.{name}_shift"] = stacked(f"{name}.shift")
-    for name, places in LINEARS.items():
-        weights, biases = ([f"{place}.{kind}" for place in places] for kind in ("weight", "bias"))
-        W = stacked(*weights).transpose(1, 2).contiguous()
-        b = W.new_zeros(W.shape[0], W.shape[2])
-        if name != "qkv" or model.cfg.qkv_bias:
-            b = stacked(*biases)
-        state_dict[f"blocks.W_{name}"], state_dict[f"blocks.b_{name}"] = W, b
-    for layer in layers:
-        state_dict.pop(f"{layer}att.mask", None)
+    for layer in range(model.cfg.n_layers):
+        old, new = f"trf_blocks.{layer}.", f"blocks.{layer}."
+        state_dict.pop(f"{old}att.mask", None)
+        for name in ("norm1", "norm2"):
+            for part in ("scale", "shift"):
+                state_dict[f"{new}{name}_{part}"] = state_dict.pop(f"{old}{name}.{part}")
+        for name, places in LINEARS.items():
+            W = torch.cat([state_dict.pop(f"{old}{place}.weight") for place in places])
+            b = W.new_zeros(len(W))
+            if name != "qkv" or model.cfg.qkv_bias:
+                b = torch.cat([state_dict.pop(f"{old}{place}.bias") for place in places])
+            state_dict[f"{new}W_{name}"], state_dict[f"{new}b_{name}"] = W.t().contiguous(), b
     for ours, theirs in (("weight", "scale"), ("bias", "shift")):
         state_dict[f"final_norm.{ours}"] = state_dict.pop(f"final_norm.{theirs}")

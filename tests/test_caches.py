@@ -489,8 +489,38 @@ def test_every_row_of_the_bench_writes_the_text_of_the_baseline(monkeypatch):
         assert tokens.min() > 0
         assert streams.shape == (1, 1)
     exact = [text for label, text in texts.items() if "int" not in label]
-    assert len(texts) == 11
+    assert len(texts) in (11, 12)  # one more where there is a C++ compiler
     assert all(torch.equal(text, texts["baseline"]) for text in exact)
+
+
+@pytest.mark.parametrize("name", [*EXACT, "short window", "int8", "int4"])
+def test_compiled_decode_steps_give_the_same_logits_with_every_cache(name):
+    makers = {
+        **EXACT,
+        "short window": lambda cfg, n, batch, dtype: SlidingWindowCache(cfg, 5, batch),
+        "int8": lambda cfg, n, batch, dtype: QuantizedCache(cfg, n, 8, batch),
+        "int4": lambda cfg, n, batch, dtype: QuantizedCache(cfg, n, 4, batch),
+    }
+    torch.compiler.reset()
+    fast = pair(SMALL)[1]
+    compiled = copy.deepcopy(fast)
+    compiled.compile(backend="aot_eager")  # all of it but the C++
+    token_ids = torch.randint(50, (2, 14))
+    first, second = (makers[name](SMALL, 14, 2, torch.float32) for _ in range(2))
+    sizes = [3, 1, 1, 1, 4, 1, 1, 1, 1]
+    expected = in_chunks(fast, first, token_ids, sizes)
+    found = in_chunks(compiled, second, token_ids, sizes)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not torch.equal(found, expected)  # it did go another way
+
+
+def test_compiled_decode_steps_leave_out_what_only_fills_up():
+    fast = pair(SMALL)[1]
+    token_ids, n_pad = pad_left([torch.tensor([7, 8, 9]), torch.tensor([5])])
+    expected = generate(fast, token_ids, 6, cache=PreallocatedCache(SMALL, 12, 2, n_pad))
+    fast.compile(backend="aot_eager")
+    found = generate(fast, token_ids, 6, cache=PreallocatedCache(SMALL, 12, 2, n_pad))
+    assert torch.equal(found, expected)
 
 
 def test_the_optimized_model_takes_its_own_state_dict_and_the_baselines():
@@ -519,7 +549,7 @@ def test_a_model_that_was_moved_copied_or_loaded_anew_uses_its_new_weights():
         assert torch.equal(twin(token_ids), other(token_ids))
     assert torch.equal(fast(token_ids), expected)
     torch.testing.assert_close(fast.double()(token_ids).float(), expected, atol=1e-4, rtol=0)
-    twin.blocks["b_up"] = torch.zeros_like(twin.blocks["b_up"])
+    twin.blocks[0]["b_up"] = torch.zeros_like(twin.blocks[0]["b_up"])
     assert not torch.equal(twin(token_ids), other(token_ids))
 
 

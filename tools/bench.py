@@ -84,15 +84,32 @@ def all_rows(theirs):
         "int4": lambda: caches.QuantizedCache(cfg, N_TOTAL, bits=4),
         "paged": pages,
     }
+    rows = [(f"optimized, {name}", fast, {"make_cache": make}) for name, make in makers.items()]
+    if compiled := compiled_copy(fast, makers["preallocated"]()):
+        rows.insert(1, ("preallocated, compiled", compiled, {"make_cache": makers["preallocated"]}))
     wrapped = Theirs(theirs, cfg)
     return [
         ("baseline, all logits", others[0], {}),
         ("baseline", plain, {}),
         ("cached", others[1], {"use_cache": True}),
-        *((f"optimized, {name}", fast, {"make_cache": make}) for name, make in makers.items()),
+        *rows,
         ("transformers, dynamic", wrapped, {"make_cache": lambda: TheirCache(theirs, cfg)}),
         ("transformers, static", wrapped, {"make_cache": lambda: TheirCache(theirs, cfg, N_TOTAL)}),
     ]
+
+
+def compiled_copy(model, cache):
+    """A model with the same weights and compiled decode steps; None where there is no compiler."""
+    copy = optimized.GPTModel(model.cfg)
+    copy.load_state_dict(model.state_dict(), assign=True)
+    copy.compile(options={"cpp_wrapper": True})  # C++ between the kernels, too
+    try:
+        for _ in stream(copy, torch.zeros(1, 1, dtype=torch.int64), 2, cache=cache):
+            pass
+    except Exception as error:  # of any kind: what is missing depends on the machine
+        print("torch.compile does not work here:", str(error).splitlines()[0])
+        return None
+    return copy
 
 
 def measured(matrices, model, prompt, use_cache=False, make_cache=lambda: None):
