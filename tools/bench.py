@@ -20,6 +20,7 @@ from kvcache.hub import gpt_from
 from kvcache.memory import kv_cache_bytes
 
 N_NEW, N_TOTAL = 200, 204
+TURN = 10  # tokens
 MATRIX_BYTES = 4 * 10**8
 
 
@@ -65,7 +66,7 @@ class TheirCache(caches.Cache):
 
 
 def all_rows(theirs):
-    """(label, model, options of `measured`) for each row."""
+    """(label, model, use_cache, maker of its cache) for each row."""
     plain = gpt_from(theirs, baseline.GPTModel)
     cfg, fast = plain.cfg, gpt_from(theirs, optimized.GPTModel)
     others = [AllLogits(cfg), cached.GPTModel(cfg)]
@@ -84,18 +85,22 @@ def all_rows(theirs):
         "int4": lambda: caches.QuantizedCache(cfg, N_TOTAL, bits=4),
         "paged": pages,
     }
-    rows = [(f"optimized, {name}", fast, {"make_cache": make}) for name, make in makers.items()]
+    rows = [(f"optimized, {name}", fast, False, make) for name, make in makers.items()]
     if compiled := compiled_copy(fast, makers["preallocated"]()):
-        rows.insert(1, ("preallocated, compiled", compiled, {"make_cache": makers["preallocated"]}))
+        rows.insert(1, ("preallocated, compiled", compiled, False, makers["preallocated"]))
     wrapped = Theirs(theirs, cfg)
     return [
-        ("baseline, all logits", others[0], {}),
-        ("baseline", plain, {}),
-        ("cached", others[1], {"use_cache": True}),
+        ("baseline, all logits", others[0], False, no_cache),
+        ("baseline", plain, False, no_cache),
+        ("cached", others[1], True, no_cache),
         *rows,
-        ("transformers, dynamic", wrapped, {"make_cache": lambda: TheirCache(theirs, cfg)}),
-        ("transformers, static", wrapped, {"make_cache": lambda: TheirCache(theirs, cfg, N_TOTAL)}),
+        ("transformers, dynamic", wrapped, False, lambda: TheirCache(theirs, cfg)),
+        ("transformers, static", wrapped, False, lambda: TheirCache(theirs, cfg, N_TOTAL)),
     ]
+
+
+def no_cache():
+    return None
 
 
 def compiled_copy(model, cache):
@@ -112,23 +117,29 @@ def compiled_copy(model, cache):
     return copy
 
 
-def measured(matrices, model, prompt, use_cache=False, make_cache=lambda: None):
-    """(seconds of each new token, seconds of streaming each matrix, the text)
+def measure(rows, matrices, prompt):
+    """Seconds of each new token, and the text, by label; seconds of streaming each matrix.
 
-    A token and the matrices take turns, so that all see the same machine: it is not equally fast
-    at all times.
+    The rows and the matrices take turns, some tokens each, so that all see the same machine: it is
+    not equally fast at all times.
     """
-    for _ in stream(model, prompt, 3, use_cache, make_cache()):
-        pass  # the first passes set up memory and threads
-    tokens, streams, text = [], [], [prompt]
-    start = time.perf_counter()
-    for token in stream(model, prompt, N_NEW, use_cache, make_cache()):
-        tokens.append(time.perf_counter() - start)
-        text.append(token)
-        if len(tokens) % 5 == 0:
+    runs = {}
+    for label, model, use_cache, make_cache in rows:
+        for _ in stream(model, prompt, 3, use_cache, make_cache()):
+            pass  # the first passes set up memory and threads
+        runs[label] = stream(model, prompt, N_NEW, use_cache, make_cache())
+    seconds, texts = {label: [] for label in runs}, {label: [prompt] for label in runs}
+    streams = []
+    for _ in range(N_NEW // TURN):
+        for label, tokens in runs.items():
             streams.append([seconds_of(matrix) for matrix in matrices])
-        start = time.perf_counter()
-    return torch.tensor(tokens), torch.tensor(streams), torch.cat(text, dim=1)
+            for _ in range(TURN):
+                start = time.perf_counter()
+                texts[label].append(next(tokens))
+                seconds[label].append(time.perf_counter() - start)
+    seconds = {label: torch.tensor(each) for label, each in seconds.items()}
+    texts = {label: torch.cat(text, dim=1) for label, text in texts.items()}
+    return seconds, texts, torch.tensor(streams).median(dim=0).values
 
 
 def seconds_of(matrix):
@@ -148,28 +159,25 @@ def main():
     weights = 4 * (cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.emb_dim * cfg.vocab_size)
     n_bytes = weights + kv_cache_bytes(cfg, prompt.shape[1] + N_NEW // 2)  # halfway
     matrices = [torch.rand(MATRIX_BYTES // 4 // width, width) for width in (768, 10_000)]
-    runs = {label: measured(matrices, model, prompt, **options) for label, model, options in rows}
-    slow, _, reference = runs["baseline"]
+    seconds, texts, took = measure(rows, matrices, prompt)
+    limits, slow = n_bytes / (MATRIX_BYTES / took), seconds["baseline"]
 
     print(f"GPT-2's 124M shape, random weights, float32, batch 1, 4 + {N_NEW} tokens")
     print(f"CPU with {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
     print(f"transformers {transformers.__version__}\n")
     print(" " * 26 + "tokens/s  x baseline  first token  later tokens  share of the limit")
-    for label, (tokens, streams, text) in runs.items():
-        limits = n_bytes / (MATRIX_BYTES / streams.median(dim=0).values)
-        later = tokens[1:].median()
+    for label, times in seconds.items():
+        later = times[1:].median()
         shares = "".join(f"{share:8.0%}" for share in (limits / later).tolist())
         print(
-            f"{label:26}{N_NEW / tokens.sum():8.1f}{slow.sum() / tokens.sum():12.2f}"
-            f"{1000 * tokens[0]:10.1f} ms{1000 * later:11.1f} ms   {shares}"
-            f"{'' if torch.equal(text, reference) else '   another text'}"
+            f"{label:26}{N_NEW / times.sum():8.1f}{slow.sum() / times.sum():12.2f}"
+            f"{1000 * times[0]:10.1f} ms{1000 * later:11.1f} ms   {shares}"
+            f"{'' if torch.equal(texts[label], texts['baseline']) else '   another text'}"
         )
-    seconds = torch.cat([streams for _, streams, _ in runs.values()]).median(dim=0).values
     print(f"\nThe limit: {n_bytes / 1e6:.0f} MB of weights and cache for each token, and")
-    for matrix, took in zip(matrices, seconds.tolist(), strict=True):
-        rate = MATRIX_BYTES / took
+    for matrix, limit in zip(matrices, limits.tolist(), strict=True):
         print(
-            f"{rate / 1e9:.1f} GB/s, {rate / n_bytes:.1f} tokens/s, as a 400 MB matrix with "
+            f"{n_bytes / limit / 1e9:.1f} GB/s, {1 / limit:.1f} tokens/s, as a 400 MB matrix with "
             f"rows of {matrix.shape[1]:,} numbers streams"
         )
 
