@@ -1,6 +1,6 @@
 """What a GPT is made of, and what it may be fed: `GPTConfig` and the sizes used in the book."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
@@ -15,10 +15,8 @@ def check_size(name, size, least=1):
 def check_kv_heads(n_heads, n_kv_heads):
     """Raise ValueError unless each key and value can serve equally many query heads."""
     if n_heads % n_kv_heads:
-        raise ValueError(
-            f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}; "
-            f"choose a divisor of {n_heads}."
-        )
+        remedy = f"choose a divisor of {n_heads}"
+        raise ValueError(f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}; {remedy}.")
 
 
 def kv_heads(cfg):
@@ -55,10 +53,8 @@ class GPTConfig:
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"drop_rate is {self.drop_rate!r}; choose 0 <= drop_rate < 1.")
         if self.emb_dim % self.n_heads:
-            raise ValueError(
-                f"emb_dim {self.emb_dim} does not divide by n_heads {self.n_heads}; "
-                f"choose emb_dim as a multiple of {self.n_heads}."
-            )
+            sizes = f"emb_dim {self.emb_dim} does not divide by n_heads {self.n_heads}"
+            raise ValueError(f"{sizes}; choose emb_dim as a multiple of {self.n_heads}.")
 
     @property
     def head_dim(self):
@@ -77,47 +73,32 @@ class GPTConfig:
         if not isinstance(token_ids, torch.Tensor):
             kind = type(token_ids).__name__
             raise TypeError(f"token_ids is a {kind}; pass a tensor: torch.tensor([[id, id, ...]]).")
-        dtype, shape = token_ids.dtype, tuple(token_ids.shape)
+        dtype, shape, where = token_ids.dtype, tuple(token_ids.shape), token_ids.device
         if dtype not in (torch.int64, torch.int32):
             raise TypeError(f"token_ids has dtype {dtype}, not torch.int64; use token_ids.long().")
         if token_ids.ndim != 2:
-            raise ValueError(
-                f"token_ids has shape {shape}; it must have the two dimensions (batch, n_tokens). "
-                "For one sequence: token_ids.unsqueeze(0)."
-            )
+            remedy = "for one sequence: token_ids.unsqueeze(0)"
+            raise ValueError(f"token_ids has shape {shape}, not (batch, n_tokens); {remedy}.")
         if token_ids.numel() == 0:
             raise ValueError(f"token_ids has shape {shape}: it is empty; pass at least 1 token.")
-        if token_ids.device != device:
-            raise ValueError(
-                f"token_ids is on {token_ids.device}, the model on {device}; "
-                f'move it: token_ids.to("{device}").'
-            )
+        if where != device:
+            remedy = f'move it: token_ids.to("{device}")'
+            raise ValueError(f"token_ids is on {where}, the model on {device}; {remedy}.")
         total = n_past + shape[1]
         if total > self.context_length:
-            raise ValueError(
-                f"{n_past} earlier + {shape[1]} new tokens are {total}; the context length is "
-                f"{self.context_length}. Shorten the text, or reset the cache."
-            )
-        lowest, highest = token_ids.min().item(), token_ids.max().item()
-        if lowest < 0 or highest >= self.vocab_size:
-            raise ValueError(
-                f"token id {lowest if lowest < 0 else highest} is outside the vocabulary, 0 to "
-                f"{self.vocab_size - 1}; use the tokenizer that belongs to this model."
-            )
+            asked = f"{n_past} earlier + {shape[1]} new tokens are {total}"
+            remedy = "Shorten the text, or reset the cache."
+            raise ValueError(f"{asked}; the context length is {self.context_length}. {remedy}")
+        for token_id in (token_ids.min().item(), token_ids.max().item()):
+            if not 0 <= token_id < self.vocab_size:
+                found = f"token id {token_id} is outside the vocabulary, 0 to {self.vocab_size - 1}"
+                raise ValueError(f"{found}; use the tokenizer that belongs to this model.")
 
 
 # The smallest GPT-2: 124 million parameters when the output head shares the embedding's weights.
 GPT2_124M = GPTConfig(
-    vocab_size=50257,
-    context_length=1024,
-    emb_dim=768,
-    n_heads=12,
-    n_layers=12,
-    drop_rate=0.1,
-    qkv_bias=False,
+    vocab_size=50257, context_length=1024, emb_dim=768, n_heads=12, n_layers=12, drop_rate=0.1
 )
 
 # The small model of the book, trained on data/time_flies.txt: see time_flies.py.
-TIME_FLIES = replace(
-    GPT2_124M, context_length=128, emb_dim=64, n_heads=4, n_layers=4, drop_rate=0.0
-)
+TIME_FLIES = GPTConfig(vocab_size=50257, context_length=128, emb_dim=64, n_heads=4, n_layers=4)

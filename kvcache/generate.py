@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from inspect import signature
 
 import torch
-from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from .caches import check_fit
 from .config import GPTConfig, check_size
@@ -50,30 +50,24 @@ def stream(
     for a text longer than the context length, and for settings that make no sense; RuntimeError
     if somebody else uses the model's cache before the stream has ended.
     """
+    name = f"{type(model).__module__}.{type(model).__name__}"
     if not isinstance(getattr(model, "cfg", None), GPTConfig):
-        raise TypeError(
-            f"cannot generate with a {type(model).__name__}; pass a GPTModel of kvcache."
-        )
+        raise TypeError(f"cannot generate with a {name}; pass a GPTModel of kvcache.")
     if cache is not None and not hasattr(cache, "begin"):
-        raise TypeError(
-            f"cache is a {type(cache).__name__}; pass an object of kvcache.caches, "
-            "and of a PagedCache its batch([...])."
-        )
+        remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
+        raise TypeError(f"cache is a {type(cache).__name__}; {remedy}.")
     n_past, limit = 0 if cache is None else cache.n_tokens, model.cfg.context_length
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
     n_prompt = token_ids.shape[1]
     check_size("max_new_tokens", max_new_tokens, least=0)
     if n_past + n_prompt + max_new_tokens > limit:
         earlier, fit = f"{n_past} cached + " if n_past else "", limit - n_past - n_prompt
-        raise ValueError(
-            f"{earlier}{n_prompt} prompt tokens + {max_new_tokens} new tokens exceed the context "
-            f"length of {limit}; ask for at most {fit} new ones, or shorten the prompt."
-        )
-    name = f"{type(model).__module__}.{type(model).__name__}"
+        asked = f"{earlier}{n_prompt} prompt tokens + {max_new_tokens} new tokens"
+        remedy = f"ask for at most {fit} new ones, or shorten the prompt"
+        raise ValueError(f"{asked} exceed the context length of {limit}; {remedy}.")
     if use_cache and not hasattr(model, "reset_kv_cache"):
-        raise ValueError(
-            f"use_cache=True: {name} has no cache inside; use cached.GPTModel, or use_cache=False."
-        )
+        remedy = "use cached.GPTModel, or use_cache=False"
+        raise ValueError(f"use_cache=True: {name} has no cache inside; {remedy}.")
     takes_cache = "cache" in signature(model.forward).parameters
     if cache is not None:
         if not takes_cache:
@@ -86,10 +80,8 @@ def stream(
     if top_k is not None:
         check_size("top_k", top_k)
         if temperature == 0 or top_k > model.cfg.vocab_size:
-            raise ValueError(
-                f"top_k is {top_k} with temperature {temperature}; choose 1 to "
-                f"{model.cfg.vocab_size} and a temperature above 0, or leave top_k out."
-            )
+            remedy = f"1 to {model.cfg.vocab_size} and a temperature above 0, or leave top_k out"
+            raise ValueError(f"top_k is {top_k} with temperature {temperature}; choose {remedy}.")
     loop, way = (next_tokens_with, cache) if takes_cache else (next_tokens, use_cache)
     return loop(model, token_ids, max_new_tokens, way, temperature, top_k, generator)
 
@@ -165,7 +157,6 @@ def pad_left(prompts):
     if not prompts or any(prompt.ndim != 1 or len(prompt) == 0 for prompt in prompts):
         shapes = [tuple(prompt.shape) for prompt in prompts]
         raise ValueError(f"the prompts have shapes {shapes}; pass tensors (n_tokens,), not empty.")
-    longest = max(len(prompt) for prompt in prompts)
-    n_pad = torch.tensor([longest - len(prompt) for prompt in prompts])
-    rows = [F.pad(prompt, (longest - len(prompt), 0)) for prompt in prompts]
-    return torch.stack(rows), n_pad
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    token_ids = pad_sequence(prompts, batch_first=True, padding_side="left")
+    return token_ids, lengths.max() - lengths

@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
-import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .config import GPTConfig
 from .llama import LlamaConfig, LlamaModel
@@ -36,9 +36,8 @@ GPT2_NAMES = {
     "attn.c_proj": "att.out_proj",
     "mlp.c_fc": "ff.layers.0",
     "mlp.c_proj": "ff.layers.2",
-    "ln_1.": "norm1.",
-    "ln_2.": "norm2.",
-    "ln_f.": "final_norm.",
+    "ln_f": "final_norm",
+    "ln_": "norm",
     "wte": "tok_emb",
     "wpe": "pos_emb",
 }
@@ -66,14 +65,13 @@ def packaged_smollm2():
 def load_transformers(place):
     """The weights of that place in transformers' own class, in float32 and eval mode."""
     where, options = _files(place)
-    auto = transformers.AutoModelForCausalLM
-    return auto.from_pretrained(where, dtype=torch.float32, **options).eval()
+    return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
 
 
 def load_hub_tokenizer(place):
     """The tokenizer of that place; encode and decode are used as those of tiktoken."""
     where, options = _files(place)
-    return transformers.AutoTokenizer.from_pretrained(where, **options)
+    return AutoTokenizer.from_pretrained(where, **options)
 
 
 def _files(place):
@@ -89,9 +87,8 @@ def _files(place):
 def llama_from(theirs):
     """A LlamaModel with the weights of a transformers.LlamaForCausalLM, in eval mode."""
     config = theirs.config
-    needed = {"model_type": "llama", "tie_word_embeddings": True, "hidden_act": "silu"}
-    needed |= {"attention_bias": False, "mlp_bias": False}
-    check_config(config, needed)
+    check_config(config, model_type="llama", tie_word_embeddings=True, hidden_act="silu")
+    check_config(config, attention_bias=False, mlp_bias=False)
     rope = config.rope_parameters
     if rope["rope_type"] != "default":
         raise ValueError(f"rope_type is {rope['rope_type']!r}; LlamaModel has default positions.")
@@ -111,7 +108,7 @@ def llama_from(theirs):
     return model.eval()
 
 
-def check_config(config, needed):
+def check_config(config, **needed):
     """Raise ValueError for a model that our classes would compute in another way."""
     for name, value in needed.items():
         found = getattr(config, name, None)
@@ -141,9 +138,8 @@ def load_gpt2(model_class, place=GPT2):
 def gpt_from(theirs, model_class):
     """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode."""
     config = theirs.config
-    needed = {"model_type": "gpt2", "tie_word_embeddings": True, "layer_norm_epsilon": 1e-5}
-    needed |= {"activation_function": "gelu_new", "scale_attn_by_inverse_layer_idx": False}
-    check_config(config, needed)
+    check_config(config, model_type="gpt2", tie_word_embeddings=True, layer_norm_epsilon=1e-5)
+    check_config(config, activation_function="gelu_new", scale_attn_by_inverse_layer_idx=False)
     cfg = GPTConfig(
         vocab_size=config.vocab_size,
         context_length=config.n_positions,

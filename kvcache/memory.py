@@ -79,14 +79,12 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     return numbers * _bits(dtype) // 8
 
 
-def weight_bytes(shape, dtype=torch.bfloat16):
+def weight_bytes(shape, dtype="bfloat16"):
     """Bytes of a ModelShape's weights, the last one begun counted in full."""
     return (shape.n_parameters * _bits(dtype) + 7) // 8
 
 
-def longest_context(
-    shape, memory_bytes, batch_size=1, dtype=torch.bfloat16, weight_dtype=torch.bfloat16
-):
+def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_dtype="bfloat16"):
     """The most tokens whose cache fits beside the weights; 0 if the weights alone do not fit.
 
     An upper limit: activations and the framework need memory as well.
@@ -98,18 +96,15 @@ def longest_context(
     Raises ValueError for a size that cannot be.
     """
     if not isinstance(memory_bytes, Real) or not 0 < memory_bytes < math.inf:
-        raise ValueError(
-            f"memory_bytes is {memory_bytes!r}; pass a number above 0, such as 80 * 10**9."
-        )
-    check_size("batch_size", batch_size)
+        remedy = "pass a number above 0, such as 80 * 10**9"
+        raise ValueError(f"memory_bytes is {memory_bytes!r}; {remedy}.")
     free = int(memory_bytes) - weight_bytes(shape, weight_dtype)
     return max(0, free) // kv_cache_bytes(shape, 1, batch_size, dtype)
 
 
 def measured_cache_bytes(model):
     """Bytes of the tensors that a `cached.GPTModel` holds in its cache now."""
-    buffers = model.named_buffers()
-    return sum(buffer.nbytes for name, buffer in buffers if "att.cache_" in name)
+    return sum(buffer.nbytes for name, buffer in model.named_buffers() if "att.cache_" in name)
 
 
 def _bits(dtype):

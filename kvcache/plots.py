@@ -55,13 +55,11 @@ def lines(curves, xlabel, ylabel, description, styles=LINES):
 
     curves  [(label, x, y), ...], in the order of the styles
     """
-    with plt.rc_context(STYLE):
+    with plt.rc_context({**STYLE, "axes.prop_cycle": styles}):
         figure, axes = plt.subplots(figsize=(7, 3.6))
-        axes.set_prop_cycle(styles)
         for label, x, y in curves:
             axes.plot(x, y, label=label)
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
         if len(curves) > 1:
             axes.legend()
     return Plot(figure, description)
@@ -74,10 +72,8 @@ def time_per_token(timings):
         times = 1000 * timing.per_token
         positions = range(timing.n_prompt, timing.n_prompt + len(times))
         curves.append((timing.label, positions, times))
-        description += (
-            f" {timing.label}: from {times[0]:.0f} ms at the first new token "
-            f"to {times[-1]:.0f} ms at the last."
-        )
+        description += f" {timing.label}: from {times[0]:.0f} ms at the first new token "
+        description += f"to {times[-1]:.0f} ms at the last."
     return lines(curves, "position of the new token", "time per token (ms)", description)
 
 

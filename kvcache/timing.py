@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .config import check_size
-from .generate import stream
+from .generate import generate, stream
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def time_generation(
     """
     check_size("max_new_tokens", max_new_tokens)
     check_size("repeats", repeats)
-    for _ in stream(model, token_ids, min(warmup, max_new_tokens), use_cache, make_cache()):
-        pass
+    generate(model, token_ids, min(warmup, max_new_tokens), use_cache, cache=make_cache())
     seconds = torch.zeros(repeats, max_new_tokens, dtype=torch.float64)
     with tqdm(total=seconds.numel(), desc=label, unit="token", leave=False) as progress:
         for repeat in seconds:
@@ -79,16 +78,12 @@ def time_generation(
             start = time.perf_counter()
             cache = make_cache()
             if getattr(cache, "n_tokens", 0):
-                raise ValueError(
-                    f"make_cache returned a cache that holds {cache.n_tokens} tokens; "
-                    "return a new one each time."
-                )
-            tokens = stream(model, token_ids, max_new_tokens, use_cache, cache)
-            for i, next_token in enumerate(tokens):
+                found = f"make_cache returned a cache that holds {cache.n_tokens} tokens"
+                raise ValueError(f"{found}; return a new one each time.")
+            for i, token in enumerate(stream(model, token_ids, max_new_tokens, use_cache, cache)):
                 synchronize(token_ids.device)
-                now = time.perf_counter()
-                repeat[i] = now - start
-                new_tokens.append(next_token)
+                repeat[i] = time.perf_counter() - start
+                new_tokens.append(token)
                 progress.update()
                 start = time.perf_counter()
     return Timing(label, token_ids.shape[1], seconds, torch.cat([token_ids, *new_tokens], dim=1))

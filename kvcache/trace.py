@@ -3,9 +3,9 @@
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from .generate import stream
 
@@ -87,10 +87,9 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
 def _observe(attention, seen, outputs, use_cache, vectors):
     computed = [outputs[linear] for linear in (attention.W_key, attention.W_value)]
     if any(len(calls) != 1 for calls in computed) or (use_cache and attention.cache_k is None):
-        raise RuntimeError(
-            f"one step computed keys and values {max(map(len, computed))} times; to trace it, each "
-            "layer must call W_key and W_value once, uncompiled, and store what it is to reuse."
-        )
+        found = f"one step computed keys and values {max(map(len, computed))} times"
+        remedy = "call W_key and W_value once, uncompiled, and store what it is to reuse"
+        raise RuntimeError(f"{found}; to trace it, each layer must {remedy}.")
     keys, values = (calls[0].unflatten(-1, (attention.n_heads, -1)) for calls in computed)
     n_computed = keys.shape[1]  # keys, values: (1, n_computed, n_heads, head_dim)
     if use_cache:
@@ -120,19 +119,6 @@ class Call:
     logits: torch.Tensor
 
 
-class _Softmax(TorchFunctionMode):
-    """Notes what is handed to torch.softmax: the scores, minus infinity where the mask is."""
-
-    def __init__(self):
-        super().__init__()
-        self.scores = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.softmax and args[0].ndim == 4:  # not that of drawing a token
-            self.scores.append(args[0])
-        return func(*args, **(kwargs or {}))
-
-
 @contextmanager
 def watch(model):
     """Record the calls of a model with a batch of one, also of a broken one.
@@ -141,23 +127,21 @@ def watch(model):
 
     Raises ValueError, at the call, for a larger batch.
     """
-    calls, seen, softmax = [], {}, _Softmax()
-
-    def note_input(embedding, inputs, output):
-        batch_size = inputs[0].shape[0]
-        if batch_size != 1:
-            raise ValueError(f"the batch size is {batch_size}; watch one: token_ids[:1].")
-        softmax.scores.clear()
-        seen["token_ids"] = inputs[0][0].tolist()
+    calls, seen = [], {}
 
     def note_call(model, inputs, logits):
-        visible = softmax.scores[0][0, 0, -1].isfinite().tolist()
-        calls.append(Call(seen["token_ids"], seen["positions"], visible, logits[0, -1]))
+        if len(logits) != 1:
+            raise ValueError(f"the batch size is {len(logits)}; watch one: token_ids[:1].")
+        scores = softmax.call_args_list[-len(model.trf_blocks)].args[0]  # in the first layer
+        softmax.reset_mock()
+        visible = scores[0, 0, -1].isfinite().tolist()
+        token_ids, positions = seen["token_ids"].tolist(), seen["positions"].tolist()
+        calls.append(Call(token_ids, positions, visible, logits[0, -1]))
 
     with (
-        softmax,
-        model.tok_emb.register_forward_hook(note_input),
-        model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0].tolist())),
+        mock.patch.object(torch, "softmax", wraps=torch.softmax) as softmax,
+        model.tok_emb.register_forward_hook(lambda _, i, o: seen.update(token_ids=i[0][0])),
+        model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0])),
         model.register_forward_hook(note_call),
     ):
         yield calls

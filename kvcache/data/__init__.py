@@ -18,9 +18,8 @@ def checked_path(name):
             raise FileNotFoundError(f"the data file {path} is missing; {remedy}")
     expected, actual = hashes().get(name), sha256(path)
     if actual != expected:
-        raise ValueError(
-            f"the data file {path} is damaged: its SHA-256 is {actual}, not {expected}; {remedy}"
-        )
+        hashed = f"its SHA-256 is {actual}, not {expected}"
+        raise ValueError(f"the data file {path} is damaged: {hashed}; {remedy}")
     return path
 
 

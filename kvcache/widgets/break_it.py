@@ -65,7 +65,6 @@ def _run(reference, name, calls, start):
         found = [{**key, "visible": it} for key, it in zip(keys, call.visible, strict=True)]
         steps.append({"keys": found, "error": (call.logits - right).abs().max().item()})
         text_ids.append(call.logits.argmax().item())
-    n_new = len(text_ids) - len(prompt)
-    right_ids = generate(reference, torch.tensor([prompt], device=device), n_new)[0].tolist()
+    right_ids = generate(reference, torch.tensor([prompt], device=device), len(steps))[0].tolist()
     texts, right = token_texts(text_ids), token_texts(right_ids)
     return {"name": name, "n_prompt": len(prompt), "texts": texts, "right": right, "steps": steps}

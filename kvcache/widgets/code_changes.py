@@ -61,17 +61,12 @@ class CodeChanges(Figure):
         if shape[0] != 1 or shape[1] < 2:
             raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
         changes, experiments = [], _experiments(plain, caching, token_ids)
-        for title, (tokens, before, after) in zip(CHANGES, experiments, strict=True):
+        for title, (tokens, *both) in zip(CHANGES, experiments, strict=True):
             (effect, places), number = CHANGES[title], len(changes) + 1
-            changes.append(
-                {
-                    "title": title,
-                    "effect": effect,
-                    "pieces": [{"where": at, "rows": _rows(at, number)} for at in places.split()],
-                    "before": {"tokens": tokens, "rows": before},
-                    "after": {"tokens": tokens, "rows": after},
-                }
-            )
+            pieces = [{"where": at, "rows": _rows(at, number)} for at in places.split()]
+            before, after = ({"tokens": tokens, "rows": rows} for rows in both)
+            change = {"title": title, "effect": effect, "pieces": pieces}
+            changes.append(change | {"before": before, "after": after})
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):
@@ -148,10 +143,9 @@ def _layer_rows(attention, inputs, first=0, **use_cache):
     with attention.W_key.register_forward_hook(lambda _, i, o: computed.append(o.shape[1])):
         for newest, x in enumerate(inputs, start=first):
             attention(x, **use_cache)
-            n_kept, note = 0, "no buffer"
-            if hasattr(attention, "cache_k"):
-                n_kept = 0 if attention.cache_k is None else attention.cache_k.shape[2]
-                note = f"buffer holds {n_kept}"
+            kept = getattr(attention, "cache_k", None)
+            n_kept = 0 if kept is None else kept.shape[2]
+            note = f"buffer holds {n_kept}" if hasattr(attention, "cache_k") else "no buffer"
             marks = "r" * (n_kept - computed[-1]) + "c" * (computed[-1] - 1) + "n"
             rows.append([marks.rjust(newest + 1, "."), note])
     return rows
@@ -165,9 +159,7 @@ def _positions(model, token_ids, counted):
             if not counted:
                 model.current_pos = 0
             model(token, use_cache=True)
-    return [
-        ["r" * (len(call.visible) - 1) + "n", f"position {call.positions[0]}"] for call in calls
-    ]
+    return [["r" * (len(at.visible) - 1) + "n", f"position {at.positions[0]}"] for at in calls]
 
 
 def _first_layer(steps):

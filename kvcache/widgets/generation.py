@@ -5,6 +5,7 @@ import torch
 from ..config import check_size
 from ..generate import stream
 from ..tokenizer import token_label, token_texts
+from ..trace import watch
 from .figure import Figure, module_text
 from .still import timelines
 
@@ -25,32 +26,24 @@ class Generation(Figure):
 
     def __init__(self, model, token_ids, max_new_tokens, use_cache=False, n_best=5, **kwargs):
         tokens = stream(model, token_ids, max_new_tokens, use_cache)
-        if token_ids.shape[0] != 1:
-            raise ValueError(f"the batch size is {token_ids.shape[0]}; show one: token_ids[:1].")
-        if max_new_tokens == 0:
-            raise ValueError("max_new_tokens is 0; generate at least 1 token.")
+        check_size("max_new_tokens", max_new_tokens)
         check_size("n_best", n_best)
         n_best = min(n_best, model.cfg.vocab_size)
-        all_ids, n_read, steps, seen = token_ids[0].tolist(), 0, [], {}
-        with (  # what the model is given, and the logits that come out, in the real run
-            model.tok_emb.register_forward_hook(lambda _, i, o: seen.update(given=i[0].shape[1])),
-            model.out_head.register_forward_hook(lambda _, i, o: seen.update(logits=o[0, -1])),
-        ):
-            for next_token in tokens:
-                kept = min(n_read, len(all_ids) - seen["given"])
-                probabilities = torch.softmax(seen["logits"].float(), dim=-1)  # (vocab_size,)
-                best, chosen = probabilities.topk(n_best).indices.tolist(), next_token.item()
-                if chosen not in best:  # it ties with others, and came behind them
-                    best[-1] = chosen
-                read = {"kept": kept, "again": n_read - kept, "first": len(all_ids) - n_read}
-                found = {
-                    "best": [token_label(token_id) for token_id in best],
-                    "probabilities": probabilities[best].tolist(),
-                    "chosen": best.index(chosen),
-                }
-                steps.append(read | found)
-                n_read = len(all_ids)
-                all_ids.append(chosen)
+        all_ids, n_read, steps = token_ids[0].tolist(), 0, []
+        with watch(model) as calls:  # what the model is given, finds and gives, in the real run
+            new_ids = [token.item() for token in tokens]
+        for call, chosen in zip(calls, new_ids, strict=True):
+            kept = len(call.visible) - len(call.token_ids)
+            read = {"kept": kept, "again": n_read - kept, "first": len(all_ids) - n_read}
+            probabilities = torch.softmax(call.logits.float(), dim=-1)  # (vocab_size,)
+            best = probabilities.topk(n_best).indices.tolist()
+            if chosen not in best:  # it ties with others, and came behind them
+                best[-1] = chosen
+            likely, shown = probabilities[best].tolist(), [token_label(each) for each in best]
+            found = {"best": shown, "probabilities": likely, "chosen": best.index(chosen)}
+            steps.append(read | found)
+            n_read = len(all_ids)
+            all_ids.append(chosen)
         labels, texts = [token_label(token_id) for token_id in all_ids], token_texts(all_ids)
         data = {"tokens": labels, "texts": texts, "n_vocab": model.cfg.vocab_size, "steps": steps}
         super().__init__(data=data, **kwargs)

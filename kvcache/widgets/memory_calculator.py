@@ -35,9 +35,7 @@ class MemoryCalculator(Figure):
             raise ValueError(f"{len(shapes)} shapes and {len(gpus)} GPUs; pass at least 1 of each.")
         self.shapes = tuple(shapes)
         own = {"name": "your own"}
-        formats = [
-            {"name": f"{name}: {bits / 8:g} bytes", "bits": bits} for name, bits in BITS.items()
-        ]
+        formats = [{"name": f"{name}: {n / 8:g} bytes", "bits": n} for name, n in BITS.items()]
         labels = ("Model", "GPU", "Cache format", "Weight format")
         choices = [*map(asdict, shapes), own], [*map(GPU._asdict, gpus), own], formats, formats
         lists = [{"label": label, "items": it} for label, it in zip(labels, choices, strict=True)]
