@@ -129,9 +129,12 @@ def watch(model):
     """
     calls, seen = [], {}
 
+    def note_input(embedding, inputs, output):
+        if len(inputs[0]) != 1:
+            raise ValueError(f"the batch size is {len(inputs[0])}; watch one: token_ids[:1].")
+        seen["token_ids"] = inputs[0][0]
+
     def note_call(model, inputs, logits):
-        if len(logits) != 1:
-            raise ValueError(f"the batch size is {len(logits)}; watch one: token_ids[:1].")
         scores = softmax.call_args_list[-len(model.trf_blocks)].args[0]  # in the first layer
         softmax.reset_mock()
         visible = scores[0, 0, -1].isfinite().tolist()
@@ -140,7 +143,7 @@ def watch(model):
 
     with (
         mock.patch.object(torch, "softmax", wraps=torch.softmax) as softmax,
-        model.tok_emb.register_forward_hook(lambda _, i, o: seen.update(token_ids=i[0][0])),
+        model.tok_emb.register_forward_hook(note_input),
         model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0])),
         model.register_forward_hook(note_call),
     ):
