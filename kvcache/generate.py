@@ -150,10 +150,11 @@ def eval_mode(model):
 def pad_left(prompts):
     """Prompts of unequal length as one batch, each filled up at its left.
 
-    prompts    tensors (n_tokens,) of token ids
+    prompts    the token ids of each: a tensor (n_tokens,) or a list
     token_ids  (batch, longest)
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
     """
+    prompts = [torch.as_tensor(prompt) for prompt in prompts]
     if not prompts or any(prompt.ndim != 1 or len(prompt) == 0 for prompt in prompts):
         shapes = [tuple(prompt.shape) for prompt in prompts]
         raise ValueError(f"the prompts have shapes {shapes}; pass tensors (n_tokens,), not empty.")

@@ -516,7 +516,7 @@ def test_compiled_decode_steps_give_the_same_logits_with_every_cache(name):
 
 def test_compiled_decode_steps_leave_out_what_only_fills_up():
     fast = pair(SMALL)[1]
-    token_ids, n_pad = pad_left([torch.tensor([7, 8, 9]), torch.tensor([5])])
+    token_ids, n_pad = pad_left([torch.tensor([7, 8, 9]), [5]])
     expected = generate(fast, token_ids, 6, cache=PreallocatedCache(SMALL, 12, 2, n_pad))
     fast.compile(backend="aot_eager")
     found = generate(fast, token_ids, 6, cache=PreallocatedCache(SMALL, 12, 2, n_pad))
