@@ -29,11 +29,18 @@ class GPTModel(nn.Module):
         self.cfg, self.compiled = cfg, None
         d = cfg.emb_dim
         shapes = {
-            **{"norm1_scale": (d,), "norm1_shift": (d,), "norm2_scale": (d,), "norm2_shift": (d,)},
-            **{"W_qkv": (d, 3 * d), "b_qkv": (3 * d,)},  # queries, keys and values side by side
-            **{"W_out": (d, d), "b_out": (d,)},
-            **{"W_up": (d, 4 * d), "b_up": (4 * d,)},
-            **{"W_down": (4 * d, d), "b_down": (d,)},
+            "norm1_scale": (d,),
+            "norm1_shift": (d,),
+            "norm2_scale": (d,),
+            "norm2_shift": (d,),
+            "W_qkv": (d, 3 * d),  # queries, keys and values side by side
+            "b_qkv": (3 * d,),
+            "W_out": (d, d),
+            "b_out": (d,),
+            "W_up": (d, 4 * d),
+            "b_up": (4 * d,),
+            "W_down": (4 * d, d),
+            "b_down": (d,),
         }
         self.tok_emb = nn.Embedding(cfg.vocab_size, d)
         self.pos_emb = nn.Embedding(cfg.context_length, d)

@@ -15,7 +15,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import transformers
 
-from kvcache import baseline, cached, caches, optimized, stream
+from kvcache import baseline, cached, caches, generate, optimized, stream
 from kvcache.hub import gpt_from
 from kvcache.memory import kv_cache_bytes
 
@@ -109,8 +109,7 @@ def compiled_copy(model, cache):
     copy.load_state_dict(model.state_dict(), assign=True)
     copy.compile(options={"cpp_wrapper": True})  # C++ between the kernels, too
     try:
-        for _ in stream(copy, torch.zeros(1, 1, dtype=torch.int64), 2, cache=cache):
-            pass
+        generate(copy, torch.zeros(1, 1, dtype=torch.int64), 2, cache=cache)
     except Exception as error:  # of any kind: what is missing depends on the machine
         print("torch.compile does not work here:", str(error).splitlines()[0])
         return None
@@ -125,8 +124,8 @@ def measure(rows, matrices, prompt):
     """
     runs = {}
     for label, model, use_cache, make_cache in rows:
-        for _ in stream(model, prompt, 3, use_cache, make_cache()):
-            pass  # the first passes set up memory and threads
+        # The first passes set up memory and threads.
+        generate(model, prompt, 3, use_cache, cache=make_cache())
         runs[label] = stream(model, prompt, N_NEW, use_cache, make_cache())
     seconds, texts = {label: [] for label in runs}, {label: [prompt] for label in runs}
     streams = []
