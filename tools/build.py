@@ -1,10 +1,13 @@
 """Builds the book: runs the notebooks that changed, then writes the HTML. Warnings are errors.
 
-Executed notebooks are kept in _build/.jupyter_cache, by the content of their cells. A change of
-kvcache/ or of the pinned packages changes what every notebook does, so it empties that store. A
-change of the style or the settings makes all pages anew, from the executed notebooks.
+Notebooks run here, so that what goes wrong is told with its notebook, its cell and a remedy. One
+that ran to its end is kept in _build/.jupyter_cache, by the content of its cells, and Sphinx takes
+its outputs from there; one that failed runs again. A change of kvcache/ or of the pinned packages
+changes what every notebook does, so it empties that store. A change of the style or the settings
+makes all pages anew, from the executed notebooks, and so does a build of them that ended badly.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,16 +15,32 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+import warnings
 from pathlib import Path
+from textwrap import indent
+
+try:
+    import nbformat
+    import yaml
+    from jupyter_cache import get_cache
+    from jupyter_cache.base import CacheBundleIn
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+    from sqlalchemy.exc import SQLAlchemyError
+except ImportError as error:
+    sys.exit(f"{error}, in {sys.executable}. 'make book' installs what the book is built with.")
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
-REPORTS = BUILD / "html" / "reports"
-IGNORED = {"__pycache__", "node_modules"}
+LOG = BUILD / "build.log"
+IGNORED = re.compile(r"\.|#|.*~$|__pycache__$|node_modules$")  # hidden files, and editors' own
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-NOTEBOOK = re.compile(
-    r"(?P<path>\S+\.ipynb): (?P<event>Executing|Executed|Using cached)(?P<rest>.*)"
-)
+# No progress bars in the pages: they would stand there at 100 % for ever. And no clock runs.
+SETTINGS = {"TQDM_DISABLE": "1", "KVCACHE_MEASUREMENTS": "record", "PYTHONUNBUFFERED": "1"}
 
 
 def digest(*places):
@@ -29,93 +48,210 @@ def digest(*places):
     found = hashlib.sha256(sys.version.encode())
     for place in places:
         for path in sorted((ROOT / place).rglob("*")) or [ROOT / place]:
-            if path.is_file() and not IGNORED.intersection(path.parts):
-                found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return found.hexdigest()
+            name = path.relative_to(ROOT)
+            if path.is_file() and not any(IGNORED.match(part) for part in name.parts):
+                found.update(name.as_posix().encode() + path.read_bytes())
+    return found.hexdigest().encode()
 
 
-def forget_outdated():
-    """Drop what was made under other conditions than today's."""
-    conditions = {
-        ".jupyter_cache": digest("kvcache", "requirements.txt"),
-        ".doctrees": digest(
-            "kvcache",
-            "requirements.txt",
-            "chapters/_static",
-            "chapters/glossary.md",
-            "references.bib",
-            "tools",
-            "_config.yml",
-        ),
-    }
-    for folder, current in conditions.items():
-        stamp = BUILD / f"{folder}.made-under"
-        if not stamp.is_file() or stamp.read_text() != current:
-            shutil.rmtree(BUILD / folder, ignore_errors=True)
-            BUILD.mkdir(exist_ok=True)
-            stamp.write_text(current)
+def kept(folder, *places):
+    """Drop a folder of _build made under other conditions; gives its stamp and the conditions."""
+    stamp, conditions = BUILD / f"{folder}.made-under", digest(*places)
+    if (BUILD / folder).exists() and not (stamp.is_file() and stamp.read_bytes() == conditions):
+        shutil.rmtree(BUILD / folder)
+    return stamp, conditions
 
 
-def run():
-    """Run Jupyter Book; show which notebook runs, and every warning. Returns its exit status."""
-    shutil.rmtree(REPORTS, ignore_errors=True)
-    program = Path(sys.executable).with_name("jupyter-book")
-    command = [str(program), "build", str(ROOT), "-W", "-n", "--keep-going"]
-    # No progress bars in the pages: they would stand there at 100 % for ever.
-    settings = {**os.environ, "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
+def open_store():
+    """The notebooks that ran to their end under today's conditions."""
+    stamp, conditions = kept(".jupyter_cache", "kvcache", "requirements.txt")
+    stamp.write_bytes(conditions)
+    try:
+        store = get_cache(BUILD / ".jupyter_cache")
+        store.list_cache_records()
+    except (RuntimeError, SQLAlchemyError):  # cut off by a full disk, say
+        shutil.rmtree(BUILD / ".jupyter_cache")
+        store = get_cache(BUILD / ".jupyter_cache")
+    return store
+
+
+def told(error, where=None):
+    """An error in words, and what to do about it."""
+    again = "It runs again with the next build."
+    restore = "'git restore' and its name bring back what was committed."
+    cause = f"{type(error).__name__}: {error}"
+    remedy = "If it stays: 'make distclean', and again." if where else restore
+    match error:
+        case CellExecutionError():
+            cause = f"{error.ename}: {error.evalue}\n\n{error.traceback}\n"
+            remedy = f"Mend the cell, or what it needs. {again}"
+        case CellTimeoutError():
+            cause = "it ran for longer than a cell may"
+            remedy = f"Let it do less, or raise 'timeout:' in _config.yml. {again}"
+        case DeadKernelError():
+            cause = "the kernel died: too little memory, a crash, or code that ends the process"
+            remedy = f"Close other programs, or mend the cell. {again}"
+        case NoSuchKernel():
+            cause = f"there is no kernel {error.name!r} here"
+            remedy = "'make notebooks' sets Python's; in JupyterLab: Kernel > Change Kernel."
+        case UnicodeDecodeError():
+            cause, remedy = f"it is not UTF-8: {error}", f"Save it as UTF-8; or {restore}"
+        case json.JSONDecodeError() if mark := re.search("^(<{7}|={7}|>{7})", error.doc, re.M):
+            line = error.doc.count("\n", 0, mark.start()) + 1
+            cause = f"it has the marks of a merge conflict, the first in line {line}"
+            remedy = f"Keep one of the two sides, without the marks; or {restore}"
+        case json.JSONDecodeError():
+            cause = f"it is broken, no JSON: {error}" if error.doc.strip() else "it is empty"
+            remedy = restore
+        case MalformedError() | yaml.YAMLError():
+            cause, remedy = f"_toc.yml or _config.yml cannot be read: {error}", "Mend it there."
+        case OSError() | RuntimeError() | SQLAlchemyError():
+            said = f"{error} {error.__cause__}"
+            if os.strerror(errno.ENOSPC) in said or "disk is full" in said:
+                remedy = "Make room on the disk; 'make clean' removes what was built."
+            elif re.search("denied|not permitted|read-?only", said, re.I):
+                remedy = "See whose it is, or copy the book to a folder that you may write to."
+    return f"{COLOUR.sub('', cause)}\n    what to do: {remedy}"
+
+
+def read(path):
+    """The notebook in a file, of any program and version, without outputs."""
+    text = path.read_text(encoding="utf-8-sig")
+    if "nbformat" not in json.loads(text):
+        raise ValueError("it is no notebook")
+    with warnings.catch_warnings(action="ignore"):  # cells without ids
+        notebook = nbformat.reads(text, as_version=4)
+    for cell in notebook.cells:
+        cell.source, cell.metadata  # noqa: B018 (there they must be)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def code_cells(notebook):
+    """Yield the index of each code cell, the cell, and what it is called in messages."""
+    number = 0
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            number += 1
+            yield index, cell, f"code cell {number}" + (f" (id {cell.id})" if "id" in cell else "")
+
+
+def execute(notebook, seconds):
+    """Run a notebook in an empty folder, as in Colab. An error gets a note that names its cell."""
+    client, where = NotebookClient(notebook, timeout=seconds, record_timing=False), "its kernel"
+    temporary = tempfile.TemporaryDirectory
     with (
-        (BUILD / "build.log").open("w", encoding="utf-8") as log,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=settings,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process,
+        temporary(ignore_cleanup_errors=True) as here,
+        temporary(ignore_cleanup_errors=True) as own,
     ):
+        # With the kvcache of this folder, and without what a reader keeps for IPython at home.
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {**os.environ, **SETTINGS, "PYTHONPATH": paths, "IPYTHONDIR": own}
+        try:
+            with client.setup_kernel(cwd=here, env=env, transport_encryption="auto"):
+                reply = client.wait_for_reply(client.kc.kernel_info())
+                notebook.metadata["language_info"] = reply["content"]["language_info"]
+                for index, cell, where in code_cells(notebook):  # noqa: B007 (a note)
+                    client.execute_cell(cell, index)
+                client.set_widgets_metadata()
+        except Exception as error:
+            error.add_note(where)
+            raise
+
+
+def up_to_date(notebook, name, store, seconds):
+    """The notebook with its outputs: the kept ones, or those of a run of now."""
+    try:
+        _, notebook = store.merge_match_into_notebook(notebook)
+        print(f" unchanged {name}", flush=True)
+    except (KeyError, IndexError, ValueError):  # not there, or half of it
+        print(f"   running {name}", flush=True)
+        start = time.monotonic()
+        execute(notebook, seconds)
+        took = time.monotonic() - start
+        # Its page is to be made anew, also where an older one is kept.
+        (BUILD / ".doctrees" / name).with_suffix(".doctree").unlink(missing_ok=True)
+        bundle = CacheBundleIn(notebook, name, data={"execution_seconds": took})
+        store.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        print(f"   done in {took:.2f} seconds", flush=True)
+    return notebook
+
+
+def run_notebooks():
+    """Run the notebooks of the book that did not yet run to their end; 1 if any of them fails."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
+    store, failed = open_store(), []
+    for path in (page.with_name(page.name + ".ipynb") for page in pages):
+        if not os.path.lexists(path):
+            continue  # a page without code; Sphinx says what is not there at all
+        name, notebook = path.relative_to(ROOT).as_posix(), None
+        try:
+            notebook = read(path)
+            notebook = up_to_date(notebook, name, store, config["execute"]["timeout"])
+        except Exception as error:
+            failed.append(name)
+            where = getattr(error, "__notes__", [])
+            print(f"    FAILED {', '.join([name, *where])}: {told(error, where)}", flush=True)
+        for _, cell, where in code_cells(notebook) if notebook else ():
+            # What the machine says (no home, an old driver) is for who builds, not for readers.
+            if said := [out.text for out in cell.outputs if out.get("name") == "stderr"]:
+                text = COLOUR.sub("", "".join(said)).strip()
+                print(f"           {name}, {where}, on stderr:\n{indent(text, 13 * ' ')}")
+    if failed:
+        print("The pages are as they were. First mend", ", ".join(failed))
+    return bool(failed)
+
+
+def make_pages():
+    """Let Jupyter Book write the HTML; show every warning. Returns its exit status."""
+    places = "kvcache requirements.txt chapters/_static chapters/glossary.md references.bib tools"
+    stamp, conditions = kept(".doctrees", *places.split(), "_config.yml")
+    stamp.unlink(missing_ok=True)  # a warning comes once: after a bad end, all pages anew
+    # As a module: the scripts beside Python hold the path of the folder they were made in.
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(ROOT), "-W", "-n", "--keep-going"]
+    env = {**os.environ, **SETTINGS, "PYTHONIOENCODING": "utf-8"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    lines, shown = [], False
+    with subprocess.Popen(command, cwd=ROOT, env=env, errors="replace", **pipes) as process:
         for line in process.stdout:
-            line = COLOUR.sub("", line)
-            log.write(line)
-            if found := NOTEBOOK.search(line):
-                name = os.path.relpath(found["path"], ROOT)
-                took = re.search(r"[\d.]+ seconds", found["rest"])
-                event = {"Executing": "running", "Executed": "done in", "Using cached": "unchanged"}
-                print(f"{event[found['event']]:>10} {took[0] if took else name}", flush=True)
-            elif re.search(r"\b(WARNING|ERROR)\b", line) and "IPKernelApp" not in line:
-                print(line.rstrip(), flush=True)
+            lines.append(COLOUR.sub("", line).replace(f"{ROOT}{os.sep}", ""))
+            if re.search(r"\b(WARNING|ERROR)\b", line):
+                print(lines[-1].rstrip(), flush=True)
+                shown = True
+    LOG.write_text("".join(lines), encoding="utf-8")
+    if process.returncode == 0:
+        stamp.write_bytes(conditions)
+    else:
+        outline = (line for line in lines if line.strip() and not line.startswith(" "))
+        print("" if shown else "".join([*outline][-12:]))
+        print(f"The pages have errors: see above. The whole log: {LOG}")
     return process.returncode
 
 
-def failed_cells():
-    """Yield notebook, number of the code cell, its id and the traceback of each failure."""
-    for report in sorted(REPORTS.rglob("*.log")):
-        text = COLOUR.sub("", report.read_text(encoding="utf-8"))
-        name = report.relative_to(REPORTS).as_posix().split(".")[0] + ".ipynb"
-        notebook = json.loads((ROOT / name).read_text(encoding="utf-8"))
-        code_cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        for number, cell in enumerate(code_cells, start=1):
-            if (source := "".join(cell["source"]).strip()) and source in text:
-                yield name, number, cell["id"], text
-                break
-        else:
-            yield name, "?", "?", text
+# They return an exit status. A check of the built book may be added as the last.
+STEPS = (run_notebooks, make_pages)
 
 
 def main():
-    forget_outdated()
-    status = run()
-    for name, number, cell_id, traceback in failed_cells():
-        print(f"\n{name}, code cell {number} (id {cell_id}) failed:\n{traceback}")
-        status = status or 1
-    if status:
-        log = BUILD / "build.log"
-        print(*log.read_text(encoding="utf-8").splitlines()[-5:], sep="\n")
-        print(f"The book was not built. The whole log: {log}")
-    else:
-        print(f"The book lies in {BUILD / 'html' / 'index.html'}")
-    return status
+    """Build the book, and return the exit status."""
+    try:
+        BUILD.mkdir(exist_ok=True)
+        for step in STEPS:
+            if status := step():
+                return status
+    except (MalformedError, yaml.YAMLError, OSError, RuntimeError, SQLAlchemyError) as error:
+        print(f"The book was not built. {told(error)}")
+        return 1
+    print(f"The book lies in {BUILD / 'html' / 'index.html'}")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.stdout.reconfigure(errors="replace")  # a terminal that does not know all letters
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. The next build goes on from here.")
