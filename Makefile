@@ -109,7 +109,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
 PIP := PIP_USER=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OR_SAY := || { echo "pip did not install what the book needs: see above. It is told by pip.conf or PIP_...:" \
 	$$($(BIN)/python -m pip config list | cut -d = -f 1); \
-	echo "Is there a network, and room on the disk? Without those settings: PIP_CONFIG_FILE=/dev/null make ..."; exit 1; }
+	echo "Is there a network, and room on the disk? Without them: unset PIP_..., and PIP_CONFIG_FILE=/dev/null make ..."; exit 1; }
 
 .venv/.book: .venv/.python requirements.txt pyproject.toml
 	@echo "Installing what the book needs; the first time this takes some minutes."

@@ -7,7 +7,6 @@ changes what every notebook does, so it empties that store. A change of the styl
 makes all pages anew, from the executed notebooks, and so does a build of them that ended badly.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -105,20 +104,25 @@ def told(error, where=None):
             remedy = restore
         case MalformedError() | yaml.YAMLError():
             cause, remedy = f"_toc.yml or _config.yml cannot be read: {error}", "Mend it there."
-        case OSError() | RuntimeError() | SQLAlchemyError():
-            said = f"{error} {error.__cause__}"
-            if os.strerror(errno.ENOSPC) in said or "disk is full" in said:
-                remedy = "Make room on the disk; 'make clean' removes what was built."
-            elif re.search("denied|not permitted|read-?only", said, re.I):
-                remedy = "See whose it is, or copy the book to a folder that you may write to."
+    remedy = remedy_of_machine(f"{error} {error.__cause__}") or remedy
     return f"{COLOUR.sub('', cause)}\n    what to do: {remedy}"
 
 
+def remedy_of_machine(said):
+    """What to do where the machine does not let us write, or None."""
+    if "No space left" in said or "disk is full" in said:
+        return "Make room on the disk; 'make clean' removes what was built."
+    if re.search("Permission denied|not permitted|read-?only", said, re.I):
+        return "See whose it is, or copy the book to a folder that you may write to."
+    return None
+
+
 def read(path):
-    """The notebook in a file, of any program and version, without outputs."""
+    """The notebook in a file, of any program, without outputs."""
     text = path.read_text(encoding="utf-8-sig")
-    if "nbformat" not in json.loads(text):
-        raise ValueError("it is no notebook")
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.get("nbformat") != 4:
+        raise ValueError("it is no notebook of format 4, which JupyterLab saves")
     with warnings.catch_warnings(action="ignore"):  # cells without ids
         notebook = nbformat.reads(text, as_version=4)
     for cell in notebook.cells:
@@ -139,7 +143,8 @@ def code_cells(notebook):
 
 def execute(notebook, seconds):
     """Run a notebook in an empty folder, as in Colab. An error gets a note that names its cell."""
-    client, where = NotebookClient(notebook, timeout=seconds, record_timing=False), "its kernel"
+    options = {"record_timing": False, "shutdown_kernel": "immediate"}
+    client, where = NotebookClient(notebook, timeout=seconds, **options), "its kernel"
     temporary = tempfile.TemporaryDirectory
     with (
         temporary(ignore_cleanup_errors=True) as here,
@@ -225,9 +230,10 @@ def make_pages():
     if process.returncode == 0:
         stamp.write_bytes(conditions)
     else:
-        outline = (line for line in lines if line.strip() and not line.startswith(" "))
-        print("" if shown else "".join([*outline][-12:]))
+        crash = {line for line in lines if re.match(r"[\w.]*(Error|Exception): .", line)}
+        print("" if shown else "".join(crash or lines[-20:]))
         print(f"The pages have errors: see above. The whole log: {LOG}")
+        print("    what to do:", remedy_of_machine("".join(crash)) or "Mend what is named there.")
     return process.returncode
 
 
