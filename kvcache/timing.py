@@ -33,8 +33,13 @@ class Timing:
 
     @property
     def total(self):
-        """Seconds for the whole generation: the median of the repeats."""
-        return self.seconds.sum(dim=1).quantile(0.5).item()
+        """Seconds for the whole generation: the sum of the medians of its tokens."""
+        return self.per_token.sum().item()
+
+    @property
+    def typical(self):
+        """Seconds of a step where all steps do the same: the median of all."""
+        return self.seconds.quantile(0.5).item()
 
     @property
     def tokens_per_second(self):
@@ -104,24 +109,3 @@ def median_seconds(work, device, repeats=7):
         synchronize(torch.device(device))
         times.append(time.perf_counter() - start)
     return torch.tensor(times[1:]).median().item()
-
-
-def memory_bandwidth(device="cpu", row_length=768):
-    """Bytes per second that a device streams: a matrix of 400 MB times a vector, in float32.
-
-    row_length  numbers in a row; 768 as in the matrices of GPT-2 124M. Longer rows stream better.
-    """
-    matrix = torch.rand(10**8 // row_length, row_length, device=device)
-    vector = torch.rand(row_length, device=device)
-    return matrix.nbytes / median_seconds(lambda: matrix @ vector, device)
-
-
-def arithmetic_rate(device="cpu", n_tokens=128):
-    """Floating-point operations per second of a device in the products that prefill consists of.
-
-    (n_tokens, 768) times (768, 3072), in float32, over matrices that together outgrow the caches.
-    """
-    x = torch.rand(n_tokens, 768, device=device)
-    weights = [torch.rand(768, 3072, device=device) for _ in range(24)]
-    seconds = median_seconds(lambda: [x @ weight for weight in weights], device)
-    return len(weights) * 2 * n_tokens * 768 * 3072 / seconds

@@ -1,0 +1,196 @@
+"""What an experiment is, and how it is measured: in turns, round after round, until it is steady.
+
+An experiment is a function that prepares what is compared and returns it by name:
+
+    @experiment(claims={"adding is faster than dividing": lambda r: r["add"].total < r["divide"].total})
+    def arithmetic(device, n=1_000_000):
+        x = torch.rand(n, device=device)
+        return {"add": lambda: repeat(lambda: x + x, 10), "divide": lambda: repeat(lambda: x / x, 10)}
+
+A value that can be called is *timed*: it is called once a round, and returns an iterator whose steps
+are timed one by one. What a step yields, a token for example, is kept as well. Every other value
+is a *fact*, kept as it is.
+
+In a round those that are compared take turns, some steps each, so that all see the same machine. A
+first, short round warms up and is not kept. Then rounds follow until the spread is small. The
+statistic is the same everywhere: of each step the median over the rounds; a total is the sum of
+these medians.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from ..timing import synchronize
+from .code_hash import code_hash
+from .records import Record
+
+WARM_UP = 3  # steps of each, not kept
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment, ready to be measured; see the module's text.
+
+    function    (device, **settings) -> what is compared, by name
+    claims      sentence -> condition on the record of a CPU
+    gpu_claims  sentence -> condition on the record of each GPU
+    small       settings of a reader's own run, where the whole takes longer than a minute
+    turn        steps that each does in its turn
+    least, most how many rounds
+    spread      the largest relative error of a median that is accepted
+    """
+
+    function: callable
+    claims: dict = field(default_factory=dict)
+    gpu_claims: dict = field(default_factory=dict)
+    small: dict = field(default_factory=dict)
+    turn: int = 10
+    least: int = 5
+    most: int = 40
+    spread: float = 0.03
+
+    @property
+    def name(self):
+        return self.function.__name__
+
+    def code(self):
+        """A hash of the code that is measured: this experiment and all of kvcache that it uses."""
+        return code_hash(self.function)
+
+    def measure(self, device="cpu", seconds=None, **settings):
+        """Measure on a device; returns a Record.
+
+        seconds  None: rounds go on until they are steady. A number: they go on for about so long,
+                 at least one, however far apart they are.
+
+        Raises Unsteady if the rounds are still too far apart after `most` of them.
+        """
+        found = self.function(device, **settings)
+        timed = {name: thing for name, thing in found.items() if callable(thing)}
+        facts = {name: thing for name, thing in found.items() if not callable(thing)}
+        rounds, gave = {name: [] for name in timed}, {}
+        enough = self.least if seconds is None else 1
+        with tqdm(desc=self.name, unit="round", leave=False) as progress:
+            if timed:
+                one_round(timed, WARM_UP, device, WARM_UP)
+            start = time.perf_counter()
+            while timed:
+                times, gave = one_round(timed, self.turn, device)
+                for name in timed:
+                    rounds[name].append(times[name])
+                progress.update()
+                record = self.record(device, settings, rounds, gave, facts)
+                worst = max(timed, key=record.error)
+                error, n_rounds = record.error(worst), len(rounds[worst])
+                progress.set_postfix_str(f"± {error:.1%}, {worst}")
+                if n_rounds < enough:
+                    continue
+                if seconds is not None:
+                    if time.perf_counter() - start > seconds * n_rounds / (n_rounds + 1):
+                        break
+                elif error <= self.spread:
+                    break
+                elif n_rounds >= self.most:
+                    raise Unsteady(
+                        f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%} "
+                        f"only, and ± {self.spread:.0%} is asked for. Close what else is running, "
+                        f"then: make measure NAME={self.name}"
+                    )
+        return self.record(device, settings, rounds, gave, facts)
+
+    def record(self, device, settings, rounds, gave, facts):
+        where = machine(device)
+        today = date.today().isoformat()
+        return Record(
+            self.name, where, today, commit(), self.code(), settings, rounds, gave, facts
+        )
+
+
+def experiment(**options):
+    """Makes an experiment of a function; for the options see Experiment."""
+    return lambda function: Experiment(function, **options)
+
+
+class Unsteady(RuntimeError):
+    """The machine was too busy for a measurement that deserves the name."""
+
+
+def one_round(timed, turn, device, most=None):
+    """(seconds of each step, what each step gave), by name; at most `most` steps of each."""
+    running = {name: islice(begin(), most) for name, begin in timed.items()}
+    seconds, gave = ({name: [] for name in timed} for _ in range(2))
+    while running:
+        for name, steps in list(running.items()):
+            for _ in range(turn):
+                start = time.perf_counter()
+                try:
+                    given = next(steps)
+                except StopIteration:
+                    del running[name]
+                    break
+                synchronize(torch.device(device))
+                seconds[name].append(time.perf_counter() - start)
+                gave[name].append(given.item() if isinstance(given, torch.Tensor) else given)
+    return seconds, gave
+
+
+def repeat(work, n_steps):
+    """The steps of an experiment that does the same again and again; what it returns is let go."""
+    for _ in range(n_steps):
+        work()
+        yield None
+
+
+def machine(device):
+    """What a record says of the machine."""
+    kind, n_bytes = processor(), memory_bytes()
+    if torch.device(device).type == "cuda":
+        kind = torch.cuda.get_device_name()
+        n_bytes = torch.cuda.get_device_properties(0).total_memory
+    names = ("torch", "transformers")
+    versions = {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+    return {
+        "device": torch.device(device).type,
+        "name": kind,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": n_bytes and round(n_bytes / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def processor():
+    """The name of the processor."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def memory_bytes():
+    """Bytes of memory, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def commit():
+    """The commit that lies here, or None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,124 @@
+"""Records: what was measured, when, and on which machine, in one JSON file each."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..timing import Timing
+
+FOLDER = Path(__file__).resolve().parent / "records"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an experiment found on one machine.
+
+    experiment  its name
+    machine     processor or GPU, cores, threads, memory, versions
+    date        of the measurement, as in 2026-11-26
+    commit      of the project when it was measured
+    code        hash of the code that was measured
+    settings    what differs from the experiment's own settings: nothing in a whole one
+    rounds      name -> seconds of each step in each round: the raw samples
+    gave        name -> what each step gave, tokens for example
+    facts       name -> what was found without a clock
+    """
+
+    experiment: str
+    machine: dict
+    date: str
+    commit: str | None
+    code: str
+    settings: dict
+    rounds: dict
+    gave: dict
+    facts: dict
+
+    def __getitem__(self, name):
+        """The Timing of what was timed under that name."""
+        seconds = torch.tensor(self.rounds[name], dtype=torch.float64)
+        return Timing(name, 0, seconds, torch.empty(1, 0, dtype=torch.int64))
+
+    def timing(self, name, prompt, label=None):
+        """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave."""
+        seconds = torch.tensor(self.rounds[name], dtype=torch.float64)
+        token_ids = torch.cat([prompt.cpu(), torch.tensor([self.gave[name]])], dim=1)
+        return Timing(label or name, prompt.shape[1], seconds, token_ids)
+
+    def error(self, name):
+        """How far off the median over the rounds may be, as a share of it.
+
+        The middle half of the rounds, divided by the root of their number: about one standard error
+        of a median. A round counts as its median step.
+        """
+        rounds = torch.tensor(self.rounds[name], dtype=torch.float64).quantile(0.5, dim=1)
+        low, middle, high = rounds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=rounds.dtype))
+        return ((high - low) / middle / len(rounds) ** 0.5).item()
+
+    @property
+    def device(self):
+        """The name of its folder: cpu, or that of a GPU."""
+        if self.machine["device"] == "cpu":
+            return "cpu"
+        return "-".join(self.machine["name"].lower().split())
+
+    def write(self, folder=FOLDER):
+        """Write the file, whole or not at all; four digits of a time are enough."""
+        values = asdict(self)
+        values["rounds"] = {
+            name: [[float(f"{seconds:.4g}") for seconds in steps] for steps in rounds]
+            for name, rounds in self.rounds.items()
+        }
+        path = Path(folder) / self.device / f"{self.experiment}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps(values, indent=1).replace(",\n    ", ", ") + "\n")
+        half.replace(path)
+        return path
+
+
+def read(path):
+    """The Record in a file. Raises ValueError, with its name, for one that is none."""
+    try:
+        return Record(**json.loads(Path(path).read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as problem:
+        remedy = f"make measure NAME={Path(path).stem}"
+        raise ValueError(f"{path} is no record ({problem}); {remedy}") from problem
+
+
+def records(name="*", folder=FOLDER):
+    """All records, or those of one experiment: the CPU's first, then by device and name."""
+    found = [read(path) for path in sorted(Path(folder).glob(f"*/{name}.json"))]
+    return sorted(found, key=lambda record: (record.device != "cpu", record.device))
+
+
+def recorded(name, folder=FOLDER):
+    """The CPU's record of an experiment, which the text tells.
+
+    Raises FileNotFoundError if there is none.
+    """
+    path = Path(folder) / "cpu" / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no record of {name}; make measure NAME={name}")
+    return read(path)
+
+
+def broken_claims(experiment, record):
+    """The sentences of an experiment that a record does not bear out.
+
+    A claim that asks for what a small run has not measured is left out.
+    """
+    claims = experiment.claims if record.machine["device"] == "cpu" else experiment.gpu_claims
+    broken = []
+    for sentence, condition in claims.items():
+        try:
+            holds = condition(record)
+        except (KeyError, IndexError):
+            if not record.settings:
+                raise
+            continue
+        if not holds:
+            broken.append(sentence)
+    return broken

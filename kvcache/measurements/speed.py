@@ -1,0 +1,209 @@
+"""The speed of writing, on the shape of the smallest GPT-2: with and without a cache, and with each.
+
+All weights are random and shared by those that are compared, so all write the same text.
+"""
+
+import os
+
+import torch
+
+from .. import baseline, cached, caches, optimized
+from ..config import GPT2_124M
+from ..generate import generate, stream
+from ..hub import gpt_from
+from ..tokenizer import load_tokenizer
+from .experiments import experiment
+
+PROMPT = "Hello, I am"  # of the tutorial that the book follows: 4 tokens
+NO_CACHE, WITH_CACHE = "without a cache", "with a cache"
+ALL_LOGITS = "without a cache, all logits"
+LONG_NO_CACHE, LONG_WITH_CACHE = f"{NO_CACHE}, prompt of 64", f"{WITH_CACHE}, prompt of 64"
+IN_PLACE, COMPILED, THEIRS = "preallocated", "preallocated, compiled", "transformers, dynamic"
+
+
+class AllLogits(baseline.GPTModel):
+    """The baseline as it is often published: logits for every position in each step."""
+
+    def forward(self, token_ids, use_cache=False, last_only=False):
+        return super().forward(token_ids, use_cache, last_only=False)
+
+
+def ratio(record, slow=NO_CACHE, fast=WITH_CACHE):
+    """How many times as fast one of the generations of a record is as the other."""
+    return record[slow].total / record[fast].total
+
+
+def generation(record, name):
+    """The Timing of one of the generations of a record of `writing`, with its prompt and text."""
+    prompt = record.facts["long prompt" if "prompt of 64" in name else "prompt"]
+    return record.timing(name, torch.tensor([prompt]))
+
+
+@experiment(
+    least=3,
+    most=9,
+    spread=0.05,
+    small={"n_new": 40},
+    claims={
+        "all ways of writing after the same prompt write the same text": lambda r: (
+            r.gave[NO_CACHE] == r.gave[WITH_CACHE] == r.gave[ALL_LOGITS]
+            and r.gave[LONG_NO_CACHE] == r.gave[LONG_WITH_CACHE]
+        ),
+        "200 tokens come at least 3 times as fast with a cache": lambda r: ratio(r) > 3,
+        "logits that nobody reads take at least a tenth of the time": (
+            lambda r: ratio(r, ALL_LOGITS, NO_CACHE) > 1.1
+        ),
+        "after a longer prompt the cache helps more": (
+            lambda r: ratio(r, LONG_NO_CACHE, LONG_WITH_CACHE) > 1.1 * ratio(r)
+        ),
+        "without a cache a token takes longer and longer": (
+            lambda r: r[NO_CACHE].per_token[-20:].mean() > 3 * r[NO_CACHE].per_token[1:21].mean()
+        ),
+        "with a cache a token takes nearly as long at the end as at the beginning": (
+            lambda r: r[WITH_CACHE].per_token[-20:].mean()
+            < 1.5 * r[WITH_CACHE].per_token[1:21].mean()
+        ),
+        "the first token after a prompt of 64 takes about as long with a cache as without": (
+            lambda r: 0.7 < r[LONG_NO_CACHE].per_token[0] / r[LONG_WITH_CACHE].per_token[0] < 1.4
+        ),
+        "a token of the prompt costs less than half of one that is written": (
+            lambda r: r[LONG_WITH_CACHE].time_to_first_token / 64
+            < 0.5 * r[LONG_WITH_CACHE].time_per_output_token
+        ),
+    },
+    gpu_claims={
+        "on a GPU the cache of so small a model gains less than twice": lambda r: ratio(r) < 2,
+    },
+)
+def writing(device, n_new=200):
+    """Writing 200 tokens without and with a cache, after a prompt of 4 tokens and of 64."""
+    torch.manual_seed(123)
+    plain = baseline.GPTModel(GPT2_124M).to(device).eval()
+    others = [kind(GPT2_124M) for kind in (AllLogits, cached.GPTModel, cached.GPTModel)]
+    for model in others:
+        model.load_state_dict(plain.state_dict(), assign=True)  # shared, not copied
+        model.to(device).eval()
+    all_logits, caching, caching_long = others
+    short = torch.tensor([load_tokenizer().encode(PROMPT)])
+    long = torch.randint(GPT2_124M.vocab_size, (1, 64))
+
+    def writer(model, prompt, use_cache=False):
+        return lambda: stream(model, prompt.to(device), n_new, use_cache)
+
+    return {
+        NO_CACHE: writer(plain, short),
+        WITH_CACHE: writer(caching, short, True),
+        ALL_LOGITS: writer(all_logits, short),
+        LONG_NO_CACHE: writer(plain, long),
+        LONG_WITH_CACHE: writer(caching_long, long, True),
+        "prompt": short[0].tolist(),
+        "long prompt": long[0].tolist(),
+    }
+
+
+@experiment(
+    most=15,
+    small={"n_new": 40, "with_compiler": False},
+    claims={
+        "every cache writes the text of the model without one, but those that round": lambda r: (
+            len({tuple(r.gave[name]) for name in r.gave if "int" not in name}) == 1
+        ),
+        "the optimised model is faster than the cached one": (
+            lambda r: r[WITH_CACHE].typical > 1.1 * r[IN_PLACE].typical
+        ),
+        "the optimised model is faster than transformers": (
+            lambda r: r[THEIRS].typical > 1.1 * r[IN_PLACE].typical
+        ),
+        "compiling gains less than a fifth": (
+            lambda r: r[COMPILED].typical > 0.8 * r[IN_PLACE].typical
+        ),
+        "a cache that is read back through its scales makes a step slower": (
+            lambda r: r["int8"].typical > 1.1 * r[IN_PLACE].typical
+        ),
+    },
+)
+def decoding(device, n_new=100, with_compiler=True):
+    """Decode steps of the cached model, of the optimised one with each cache, and of transformers."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import transformers
+
+    torch.manual_seed(123)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    plain = gpt_from(theirs, baseline.GPTModel)
+    cfg, fast = plain.cfg, gpt_from(theirs, optimized.GPTModel).to(device)
+    caching = cached.GPTModel(cfg)
+    caching.load_state_dict(plain.state_dict(), assign=True)
+    caching.to(device).eval()
+    wrapped = Theirs(theirs.to(device), cfg)
+    prompt = torch.tensor([load_tokenizer().encode(PROMPT)], device=device)
+    room = prompt.shape[1] + n_new
+
+    def pages():
+        pages = caches.PagedCache(cfg, n_blocks=-(-room // 16), device=device)
+        return pages.batch([pages.add()])
+
+    makers = {
+        IN_PLACE: lambda: caches.PreallocatedCache(cfg, room, device=device),
+        "concatenating": lambda: caches.ConcatCache(cfg),
+        "sliding window": lambda: caches.SlidingWindowCache(cfg, room, device=device),
+        "int8": lambda: caches.QuantizedCache(cfg, room, bits=8, device=device),
+        "int4": lambda: caches.QuantizedCache(cfg, room, bits=4, device=device),
+        "paged": pages,
+    }
+
+    def writer(model, make_cache):
+        return lambda: stream(model, prompt, n_new, cache=make_cache())
+
+    found = {WITH_CACHE: lambda: stream(caching, prompt, n_new, use_cache=True)}
+    found |= {name: writer(fast, make) for name, make in makers.items()}
+    if with_compiler:
+        found[COMPILED] = writer(compiled_copy(fast, makers[IN_PLACE]()), makers[IN_PLACE])
+    found[THEIRS] = writer(wrapped, lambda: TheirCache(theirs, cfg))
+    found["transformers, static"] = writer(wrapped, lambda: TheirCache(theirs, cfg, room))
+    return found
+
+
+def compiled_copy(model, cache):
+    """A model with the same weights whose decode steps are compiled."""
+    device = model.tok_emb.weight.device
+    copy = optimized.GPTModel(model.cfg).to(device)
+    copy.load_state_dict(model.state_dict(), assign=True)
+    copy.compile(options={"cpp_wrapper": True} if device.type == "cpu" else None)
+    generate(copy, torch.zeros(1, 1, dtype=torch.int64, device=device), 2, cache=cache)
+    return copy.eval()
+
+
+class Theirs(torch.nn.Module):
+    """transformers' model behind the interface that `stream` asks for."""
+
+    def __init__(self, model, cfg):
+        super().__init__()
+        self.model, self.cfg, self.tok_emb = model, cfg, model.transformer.wte
+
+    def forward(self, token_ids, cache=None, last_only=False):
+        length = cache.n_tokens + token_ids.shape[1]
+        mask = None if cache.static is None else cache.mask[:, :length]
+        with torch.inference_mode():
+            out = self.model(
+                token_ids,
+                past_key_values=cache.theirs,
+                attention_mask=mask,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        cache.n_tokens = length
+        return out.logits
+
+
+class TheirCache(caches.Cache):
+    """One of transformers' caches, with what `stream` asks of a cache."""
+
+    def __init__(self, model, cfg, static=None):
+        import transformers
+
+        super().__init__(cfg)
+        self.static, self.max_tokens = static, static
+        self.theirs = transformers.DynamicCache(config=model.config)
+        if static:
+            self.theirs = transformers.StaticCache(config=model.config, max_cache_len=static)
+            self.mask = torch.ones(1, static, dtype=torch.long, device=model.device)

@@ -1,0 +1,94 @@
+"""Measures the experiments of the book and puts them on record.
+
+    make measure              all of them
+    make measure NAME=writing one or more: NAME="machine writing"
+
+Each record is written as soon as it is there, so that an interruption loses only the experiment that
+was under way. One that no machine holds still for is refused; the others go on. An experiment that
+stands in a chapter is measured by running that chapter up to it.
+"""
+
+import ast
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def packaged():
+    """The experiments of the package, by name."""
+    from kvcache.measurements import machine, speed
+    from kvcache.measurements.experiments import Experiment
+
+    things = [thing for module in (machine, speed) for thing in vars(module).values()]
+    return {thing.name: thing for thing in things if isinstance(thing, Experiment)}
+
+
+def in_chapters():
+    """The experiments that stand in chapters: name -> (notebook, id of the cell, its options)."""
+    found = {}
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and "@experiment" in cell.source:
+                for node in ast.parse(cell.source).body:
+                    for decorator in getattr(node, "decorator_list", []):
+                        if getattr(getattr(decorator, "func", None), "id", "") == "experiment":
+                            found[node.name] = path, cell.id, options(decorator)
+    return found
+
+
+def options(decorator):
+    """What a decorator hands to `experiment`: its claims need nothing but a record."""
+    call = ast.Call(ast.Name("dict", ast.Load()), [], decorator.keywords)
+    expression = ast.fix_missing_locations(ast.Expression(call))
+    return eval(compile(expression, "<a chapter's experiment>", "eval"))
+
+
+def run_chapter(path, name):
+    """Run a chapter's cells until its experiment is measured."""
+    notebook = nbformat.read(path, as_version=4)
+    calls = [i for i, cell in enumerate(notebook.cells) if f"measured({name})" in cell.source]
+    notebook.cells = notebook.cells[: calls[0] + 1]
+    os.environ["KVCACHE_MEASUREMENTS"] = f"renew {name}"
+    os.environ["TQDM_DISABLE"] = "1"
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": ROOT}}).execute()
+
+
+def main(names):
+    """Measure; the exit status."""
+    ours, chapters = packaged(), in_chapters()
+    known = [*ours, *chapters]
+    if unknown := set(names) - set(known):
+        print(f"There is no experiment {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
+        return 2
+    import torch
+
+    device, refused = "cuda" if torch.cuda.is_available() else "cpu", []
+    for name in names or known:
+        start = time.perf_counter()
+        print(f"{name} ...", flush=True)
+        try:
+            if name in ours:
+                ours[name].measure(device).write()
+            else:
+                run_chapter(chapters[name][0], name)
+        except (RuntimeError, CellExecutionError) as problem:
+            refused.append(name)
+            print(str(problem).strip().splitlines()[-1], flush=True)
+        print(f"    {time.perf_counter() - start:.0f} s", flush=True)
+    if refused:
+        print(f"Not on record anew: {', '.join(refused)}.")
+    return bool(refused)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted: what was finished is on record.")
