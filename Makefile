@@ -21,7 +21,10 @@ serve: ## serve the built book on a free local port
 	@$(PYTHON) -u -m http.server 0 --bind 127.0.0.1 --directory $(HTML)
 
 lab: .venv/.book ## open the chapters in JupyterLab
-	@test -w "$$HOME" || { echo "No home to write to: JupyterLab keeps its settings in .venv/home."; \
+	@$(BIN)/python -c 'import os, tempfile; from jupyter_core.paths import jupyter_runtime_dir as place; \
+		os.makedirs(place(), exist_ok=True); tempfile.TemporaryFile(dir=place())' 2>/dev/null || { \
+		echo "Jupyter's folder at home cannot be written to: JupyterLab keeps its settings in .venv/home."; \
+		unset JUPYTER_RUNTIME_DIR JUPYTER_DATA_DIR JUPYTER_CONFIG_DIR; \
 		mkdir -p .venv/home; export HOME="$$(pwd)/.venv/home"; }; \
 		$(BIN)/python -m jupyterlab chapters
 
@@ -108,7 +111,7 @@ sound:
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
 PIP := PIP_USER=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OR_SAY := || { echo "pip did not install what the book needs: see above. It is told by pip.conf or PIP_...:" \
-	$$($(BIN)/python -m pip config list | cut -d = -f 1); \
+	$$(PIP_USER=0 $(BIN)/python -m pip config list | cut -d = -f 1 | grep -v env:.user); \
 	echo "Is there a network, and room on the disk? Without them: unset PIP_..., and PIP_CONFIG_FILE=/dev/null make ..."; exit 1; }
 
 .venv/.book: .venv/.python requirements.txt pyproject.toml

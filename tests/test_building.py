@@ -1,0 +1,266 @@
+"""A build says what is wrong: which notebook, which cell, why, and what to do about it."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import build
+import nbformat
+import pytest
+from conftest import ROOT, tracked
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def notebook(*sources, text="# A page", **metadata):
+    cells = [new_code_cell(source, id=f"cell-{n}") for n, source in enumerate(sources, start=1)]
+    cells = [new_markdown_cell(text, id="title"), *cells]
+    return nbformat.writes(new_notebook(cells=cells, metadata=metadata or PYTHON))
+
+
+class Book:
+    """A copy of the project with a single page."""
+
+    def __init__(self, folder, page="page"):
+        self.folder, self.page = folder, folder / "chapters" / f"{page}.ipynb"
+        self.settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+        for path in tracked():
+            target = folder / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+        (folder / "_toc.yml").write_text(f"format: jb-book\nroot: chapters/{page}\n")
+
+    def run(self, *command, **settings):
+        """The exit status, and all that was said."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        env = {**self.settings, **settings}
+        done = subprocess.run(command, cwd=self.folder, env=env, **pipes)
+        return done.returncode, done.stdout
+
+    def build(self, *sources, **options):
+        if sources:
+            self.page.write_text(notebook(*sources, **options), encoding="utf-8")
+        return self.run(sys.executable, "tools/build.py")
+
+    def html(self):
+        path = self.folder / "_build" / "html" / "chapters" / f"{self.page.stem}.html"
+        return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def book(tmp_path):
+    return Book(tmp_path / "book")
+
+
+def test_a_failed_notebook_stays_failed_until_it_has_run(book, tmp_path):
+    cause = tmp_path / "network"
+    code = f"from pathlib import Path\nassert Path({str(cause)!r}).exists(), 'no network'\n"
+    sources = "1 + 1", code + "print('all ' + 'is well')"
+    for status, said in (book.build(*sources), book.build()):
+        assert status
+        where = "chapters/page.ipynb, code cell 2 (id cell-2): AssertionError: no network"
+        assert where in said
+        assert "what to do: Mend the cell" in said
+    cause.touch()
+    assert book.build()[0] == 0
+    assert "all is well" in book.html()
+
+
+def test_a_page_with_a_warning_stays_failed(book):
+    for status, said in (book.build("1 + 1", text="# A page\n\n{ref}`nowhere`"), book.build()):
+        assert status
+        assert re.search(r"^chapters/page\.ipynb.* WARNING: .*nowhere", said, re.MULTILINE)
+
+
+def test_files_may_be_untidy_and_what_the_machine_says_is_shown(tmp_path):
+    book = Book(tmp_path / "my \"bö'ok", page="a.b")
+    said_by_machine = "import os, sys\nprint('old ' + 'driver', file=sys.stderr)\n"
+    page = json.loads(notebook(said_by_machine + "print(os.environ['KVCACHE_MEASUREMENTS'] + 's')"))
+    page["nbformat_minor"] = 4
+    for cell in page["cells"]:
+        del cell["id"]
+    book.page.write_text(json.dumps(page), encoding="utf-8-sig")
+    for name in (".~lock.a.b.ipynb#", "a.b.ipynb~", "._a.b.ipynb", "Copy of a.b.ipynb"):
+        (book.page.parent / name).write_bytes(b"\x00\xff")
+    for name in ("chapters/.#a.b.ipynb", "chapters/_static/.#book.css", "kvcache/.#config.py"):
+        (book.folder / name).symlink_to("someone@host.1234")
+    # Nor is there a home to write to.
+    nowhere = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none", "JUPYTER_RUNTIME_DIR": "/proc/0"}
+    status, said = book.run(sys.executable, "tools/build.py", **nowhere)
+    assert status == 0, said
+    assert "   running chapters/a.b.ipynb\n" in said
+    assert "chapters/a.b.ipynb, code cell 1, on stderr:\n             old driver\n" in said
+    assert "old driver" not in book.html()
+    assert "records" in book.html()
+
+
+@pytest.mark.parametrize(
+    ("code", "where", "cause", "remedy"),
+    [
+        ("import os\nos._exit(0)", ", code cell 2 (id cell-2)", "the kernel died", "mend the cell"),
+        ("import os\nos.kill(os.getpid(), 9)", ", code cell 2", "memory", "Close other programs"),
+        ("import time\ntime.sleep(60)", ", code cell 2", "it ran for longer", "'timeout:'"),
+        (None, "", "there is no kernel 'julia-1.9' here", "make notebooks"),
+    ],
+)
+def test_a_notebook_that_does_not_end_is_named_with_a_remedy(book, code, where, cause, remedy):
+    config = book.folder / "_config.yml"
+    config.write_text(config.read_text().replace("timeout: 600", "timeout: 3"))
+    other = {} if code else {"kernelspec": {"name": "julia-1.9", "display_name": "Julia"}}
+    for status, said in (book.build("1 + 1", code or "2", **other), book.build()):
+        assert status
+        lines = said[said.index(f"FAILED chapters/page.ipynb{where}") :].splitlines()
+        assert cause in lines[0]
+        assert remedy in lines[1]
+
+
+WHOLE = notebook("1 + 1")
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "it is empty"),
+        (WHOLE[:200].encode(), "it is broken, no JSON"),
+        (WHOLE.replace(' "cells', '<<<<<<< ours\n "cells').encode(), "a merge conflict, the first"),
+        (WHOLE.replace("A page", "Ein schönes").encode("latin-1"), "it is not UTF-8"),
+        (b"[]", "it is no notebook"),
+        (b"null", "it is no notebook"),
+        (b'{"worksheets": [], "nbformat": 3}', "it is no notebook of format 4"),
+    ],
+)
+def test_a_broken_file_is_told_in_words(tmp_path, content, cause):
+    path = tmp_path / "page.ipynb"
+    path.write_bytes(content)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (of many kinds)
+        build.read(path)
+    assert cause in build.told(caught.value)
+    assert "git restore" in build.told(caught.value)
+
+
+def test_a_broken_file_is_named(book):
+    book.page.write_text(WHOLE[:200])
+    status, said = book.build()
+    assert status
+    assert "FAILED chapters/page.ipynb: it is broken, no JSON" in said
+    book.page.unlink()
+    book.page.symlink_to("nowhere")
+    assert "FAILED chapters/page.ipynb: FileNotFoundError" in book.build()[1]
+
+
+def test_a_full_disk_and_a_folder_of_another_have_remedies():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "_build/x")
+    assert "Make room" in build.told(full)
+    assert "may write" in build.told(OSError(errno.EROFS, os.strerror(errno.EROFS), "_build"))
+    assert "may write" in build.told(PermissionError(errno.EACCES, "Permission denied", "_build"))
+    wrapped = RuntimeError("the store")
+    wrapped.__cause__ = RuntimeError("database or disk is full")
+    assert "Make room" in build.told(wrapped)
+
+
+def test_a_store_that_was_cut_off_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    build.open_store()
+    database = tmp_path / ".jupyter_cache" / "global.db"
+    for content in (b"", b"cut off" * 100, database.read_bytes()[:3000]):
+        database.write_bytes(content)
+        assert build.open_store().list_cache_records() == []
+
+
+def test_only_files_of_the_project_make_the_notebooks_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    (tmp_path / "kvcache").mkdir()
+    (tmp_path / "kvcache" / "a.py").write_text("1")
+    before = build.digest("kvcache")
+    for name in ("a.py~", ".a.py.swp", "#a.py#", ".DS_Store"):
+        (tmp_path / "kvcache" / name).write_text("2")
+    (tmp_path / "kvcache" / ".#a.py").symlink_to("someone@host.1234")
+    assert build.digest("kvcache") == before
+    (tmp_path / "kvcache" / "a.py").write_text("3")
+    assert build.digest("kvcache") != before
+
+
+def test_an_interrupted_build_says_so(book):
+    book.page.write_text(notebook("import time\ntime.sleep(60)"))
+    command = [sys.executable, "-u", "tools/build.py"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=book.folder, env=book.settings, **pipes) as process:
+        assert "running chapters/page.ipynb" in process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=30)
+    assert process.returncode
+    assert "Interrupted" in complaint
+
+
+@pytest.fixture
+def environment(book):
+    """A .venv that make takes for a finished one; gives a function that makes its Python."""
+    folder = book.folder / ".venv"
+    (folder / "bin").mkdir(parents=True)
+
+    def finished(script):
+        (folder / "bin" / "python").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bin" / "python").chmod(0o755)
+        for name in (".python", ".book"):
+            (folder / name).touch()
+        return folder
+
+    return finished
+
+
+@pytest.mark.parametrize("command", ["book", "lab", "watch"])
+def test_an_environment_without_its_python_is_told(book, environment, command):
+    folder = environment("exit 1")  # there, but of another version
+    assert "'make distclean'" in book.run("make", command)[1]
+    (folder / "bin" / "python").unlink()
+    (folder / "bin" / "python").symlink_to("/nowhere/python3")
+    status, said = book.run("make", command)
+    assert status
+    assert "no working Python" in said
+    assert "'make distclean'" in said
+
+
+def test_a_moved_folder_is_told(book, environment):
+    folder = environment(f'exec {sys.executable} "$@"')
+    for line in ("#!/old/.venv/bin/python\n", "#!/bin/sh\n'''exec' \"/old/.venv/bin/python\"\n"):
+        (folder / "bin" / "jupyter").write_text(line)
+        status, said = book.run("make", "lab")
+        assert status
+        assert "made in another folder" in said
+        assert "'make distclean'" in said
+    (folder / "bin" / "jupyter").write_text(f"#!{folder}/bin/python\n")
+    assert book.run("make", "sound") == (0, "")
+
+
+def test_pip_installs_into_the_environment_or_says_what_hinders_it(book, environment):
+    pip = 'case "$*" in *install*) echo "user=$PIP_USER target=$PIP_TARGET"; exit 1;; esac'
+    folder = environment(f'{pip}\nexec {sys.executable} "$@"')
+    (folder / ".book").unlink()
+    config = book.folder / "pip.conf"
+    config.write_text("[global]\nuser = true\nno-index = true\n")
+    told = {"PIP_CONFIG_FILE": str(config), "PIP_USER": "1", "PIP_TARGET": "/elsewhere"}
+    status, said = book.run("make", "book", **told)
+    assert status
+    assert "user=0 target=\n" in said
+    assert "global.no-index" in said
+    assert "PIP_CONFIG_FILE=/dev/null make" in said
+    assert not (folder / ".book").exists()
+
+
+def test_a_python_that_cannot_be_used_is_told(book):
+    status, said = book.run("make", "book", "PYTHON=python3.99")
+    assert status
+    assert "There is no python3.99 here. Install Python 3.11" in said
+    program = book.folder / "python"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n{sys.executable} "$@"')
+    program.chmod(0o755)
+    assert "apt install python3-venv" in book.run("make", "book", "PYTHON=./python")[1]
+    assert not (book.folder / ".venv").exists()
