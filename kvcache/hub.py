@@ -5,10 +5,13 @@ this module needs it; for GGUF files it needs gguf and accelerate, too.
 """
 
 import importlib.util
+import mmap
+import struct
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from .config import GPTConfig
 from .llama import LlamaConfig, LlamaModel
@@ -69,9 +72,25 @@ def load_transformers(place):
 
 
 def load_hub_tokenizer(place):
-    """The tokenizer of that place; encode and decode are used as those of tiktoken."""
+    """The tokenizer of that place; encode and decode are used as those of tiktoken.
+
+    SmolLM2 takes every number character apart first and splits the rest as GPT-2 does. A GGUF file
+    calls that "smollm", which transformers does not know; and of the hub's files AutoTokenizer
+    would make a plain GPT-2 tokenizer, because their config says so.
+    """
     where, options = _files(place)
-    return AutoTokenizer.from_pretrained(where, **options)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
+    if options and _asks_for_smollm(place):
+        steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
+    return tokenizer
+
+
+def _asks_for_smollm(file):
+    """Whether a GGUF file holds that setting: its name, 8 for a string, the length, the string."""
+    setting = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(setting) >= 0
 
 
 def _files(place):
