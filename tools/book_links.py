@@ -60,7 +60,8 @@ def link_terms(app, doctree, docname):
 def link_works(app, doctree, docname):
     domain = app.env.get_domain("cite")
     entries = domain.bibdata.data.entries
-    places = {entries[found.key].fields["url"]: found for found in domain.citations}
+    with_address = (found for found in domain.citations if "url" in entries[found.key].fields)
+    places = {entries[found.key].fields["url"]: found for found in with_address}
     for reference in doctree.findall(nodes.reference):
         if found := places.get(reference.get("refuri")):
             page = app.builder.get_relative_uri(docname, found.bibliography_key.docname)
