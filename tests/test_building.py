@@ -165,6 +165,13 @@ def test_a_full_disk_and_a_folder_of_another_have_remedies():
     assert "Make room" in build.told(wrapped)
 
 
+@pytest.mark.parametrize("name", ["a[b]", "100%20"])
+def test_a_name_that_sphinx_misreads_is_told(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(build, "ROOT", tmp_path / name)
+    assert build.main()
+    assert f"in its name: {tmp_path / name}" in capsys.readouterr().out
+
+
 def test_a_store_that_was_cut_off_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "BUILD", tmp_path)
     build.open_store()

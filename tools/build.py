@@ -186,6 +186,7 @@ def up_to_date(notebook, name, store, seconds):
 def run_notebooks():
     """Run the notebooks of the book that did not yet run to their end; 1 if any of them fails."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    seconds = (config or {}).get("execute", {}).get("timeout", 600)
     pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
     store, failed = open_store(), []
     for path in (page.with_name(page.name + ".ipynb") for page in pages):
@@ -194,7 +195,7 @@ def run_notebooks():
         name, notebook = path.relative_to(ROOT).as_posix(), None
         try:
             notebook = read(path)
-            notebook = up_to_date(notebook, name, store, config["execute"]["timeout"])
+            notebook = up_to_date(notebook, name, store, seconds)
         except Exception as error:
             failed.append(name)
             where = getattr(error, "__notes__", [])
@@ -243,6 +244,10 @@ STEPS = (run_notebooks, make_pages)
 
 def main():
     """Build the book, and return the exit status."""
+    if odd := set(str(ROOT)) & set("%[]*?"):  # Sphinx would look for, and run, other files
+        print(f"The book was not built. A folder has {' '.join(sorted(odd))} in its name: {ROOT}")
+        print("    what to do: Give it another name, or copy the book elsewhere.")
+        return 1
     try:
         BUILD.mkdir(exist_ok=True)
         for step in STEPS:
