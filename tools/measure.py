@@ -3,9 +3,9 @@
     make measure              all of them
     make measure NAME=writing one or more: NAME="machine writing"
 
-Each record is written as soon as it is there, so that an interruption loses only the experiment that
-was under way. One that no machine holds still for is refused; the others go on. An experiment that
-stands in a chapter is measured by running that chapter up to it.
+Each record is written as soon as it is there, so that an interruption loses only the experiment
+that was under way. One that the machine does not hold still for is refused; the others go on. An
+experiment that stands in a chapter is measured by running that chapter up to it.
 """
 
 import ast
@@ -15,39 +15,61 @@ import time
 from pathlib import Path
 
 import nbformat
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from kvcache.measurements import machine, speed
+from kvcache.measurements.experiments import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def packaged():
     """The experiments of the package, by name."""
-    from kvcache.measurements import machine, speed
-    from kvcache.measurements.experiments import Experiment
-
     things = [thing for module in (machine, speed) for thing in vars(module).values()]
     return {thing.name: thing for thing in things if isinstance(thing, Experiment)}
 
 
 def in_chapters():
-    """The experiments that stand in chapters: name -> (notebook, id of the cell, its options)."""
-    found = {}
+    """The experiments that stand in chapters: (name, notebook, docstring, options) of each.
+
+    Its claims need nothing but a record, so that they can be asked without running the chapter.
+    """
+    for path, source in chapter_code():
+        for node in ast.parse(source).body if "@experiment" in source else []:
+            for decorator in getattr(node, "decorator_list", []):
+                if getattr(getattr(decorator, "func", None), "id", "") == "experiment":
+                    call = ast.Call(ast.Name("dict", ast.Load()), [], decorator.keywords)
+                    options = ast.fix_missing_locations(ast.Expression(call))
+                    options = eval(compile(options, f"{path.name}, {node.name}", "eval"))
+                    yield node.name, path, ast.get_docstring(node), options
+
+
+def chapter_code():
+    """(notebook, source) of each code cell."""
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code" and "@experiment" in cell.source:
-                for node in ast.parse(cell.source).body:
-                    for decorator in getattr(node, "decorator_list", []):
-                        if getattr(getattr(decorator, "func", None), "id", "") == "experiment":
-                            found[node.name] = path, cell.id, options(decorator)
+            if cell.cell_type == "code" and not cell.source.startswith("%"):
+                yield path, cell.source
+
+
+def all_experiments():
+    """Name -> an Experiment of each. Those of chapters can say their claims, but not be measured.
+
+    Raises ValueError if two have one name.
+    """
+    found = packaged()
+    for name, path, text, options in in_chapters():
+        if name in found:
+            raise ValueError(f"{path.name}: another experiment is called {name}; find a new name.")
+
+        def stand_in(device, path=path):
+            raise RuntimeError(f"{path.name} has to run for this")
+
+        stand_in.__name__, stand_in.__doc__ = name, text
+        found[name] = Experiment(stand_in, **options)
     return found
-
-
-def options(decorator):
-    """What a decorator hands to `experiment`: its claims need nothing but a record."""
-    call = ast.Call(ast.Name("dict", ast.Load()), [], decorator.keywords)
-    expression = ast.fix_missing_locations(ast.Expression(call))
-    return eval(compile(expression, "<a chapter's experiment>", "eval"))
 
 
 def run_chapter(path, name):
@@ -62,13 +84,11 @@ def run_chapter(path, name):
 
 def main(names):
     """Measure; the exit status."""
-    ours, chapters = packaged(), in_chapters()
-    known = [*ours, *chapters]
+    ours, known = packaged(), list(all_experiments())
+    places = {name: path for name, path, _, _ in in_chapters()}
     if unknown := set(names) - set(known):
         print(f"There is no experiment {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
         return 2
-    import torch
-
     device, refused = "cuda" if torch.cuda.is_available() else "cpu", []
     for name in names or known:
         start = time.perf_counter()
@@ -77,7 +97,7 @@ def main(names):
             if name in ours:
                 ours[name].measure(device).write()
             else:
-                run_chapter(chapters[name][0], name)
+                run_chapter(places[name], name)
         except (RuntimeError, CellExecutionError) as problem:
             refused.append(name)
             print(str(problem).strip().splitlines()[-1], flush=True)

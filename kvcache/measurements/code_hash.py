@@ -50,8 +50,12 @@ def source_of(thing):
     if isinstance(thing, type) and thing.__module__ == "__main__":
         parts = [getattr(part, "__func__", part) for part in vars(thing).values()]
         written = [part for part in parts if isinstance(part, FunctionType)]
-        sources = [inspect.getsource(part) for part in written if part.__module__ == "__main__"
-                   and not part.__code__.co_filename.startswith("<string>")]
+        sources = [
+            inspect.getsource(part)
+            for part in written
+            if part.__module__ == "__main__"
+            and not part.__code__.co_filename.startswith("<string>")
+        ]
         return "".join(textwrap.dedent(source) for source in sources)
     return textwrap.dedent(inspect.getsource(thing))
 

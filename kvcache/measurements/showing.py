@@ -132,10 +132,9 @@ def short_name(record):
 
 def in_units(seconds):
     """A time in the unit that suits it, with three digits."""
-    for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
-            break
-    return f"{float(f'{seconds / size:.3g}'):g} {unit}"
+    units = {"s": 1, "ms": 1e-3, "µs": 1e-6}
+    unit = next((unit for unit, size in units.items() if seconds >= size), "µs")
+    return f"{float(f'{seconds / units[unit]:.3g}'):g} {unit}"
 
 
 def folder_address():

@@ -1,4 +1,4 @@
-"""The speed of writing, on the shape of the smallest GPT-2: with and without a cache, and with each.
+"""The speed of writing, on the shape of the smallest GPT-2: without a cache, and with each kind.
 
 All weights are random and shared by those that are compared, so all write the same text.
 """
@@ -60,15 +60,18 @@ def generation(record, name):
             lambda r: r[NO_CACHE].per_token[-20:].mean() > 3 * r[NO_CACHE].per_token[1:21].mean()
         ),
         "with a cache a token takes nearly as long at the end as at the beginning": (
-            lambda r: r[WITH_CACHE].per_token[-20:].mean()
-            < 1.5 * r[WITH_CACHE].per_token[1:21].mean()
+            lambda r: (
+                r[WITH_CACHE].per_token[-20:].mean() < 1.5 * r[WITH_CACHE].per_token[1:21].mean()
+            )
         ),
         "the first token after a prompt of 64 takes about as long with a cache as without": (
             lambda r: 0.7 < r[LONG_NO_CACHE].per_token[0] / r[LONG_WITH_CACHE].per_token[0] < 1.4
         ),
         "a token of the prompt costs less than half of one that is written": (
-            lambda r: r[LONG_WITH_CACHE].time_to_first_token / 64
-            < 0.5 * r[LONG_WITH_CACHE].time_per_output_token
+            lambda r: (
+                r[LONG_WITH_CACHE].time_to_first_token / 64
+                < 0.5 * r[LONG_WITH_CACHE].time_per_output_token
+            )
         ),
     },
     gpu_claims={
@@ -123,7 +126,7 @@ def writing(device, n_new=200):
     },
 )
 def decoding(device, n_new=100, with_compiler=True):
-    """Decode steps of the cached model, of the optimised one with each cache, and of transformers."""
+    """Decode steps: the cached model, the optimised one with each cache, and transformers."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import transformers
 

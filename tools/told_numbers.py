@@ -1,0 +1,99 @@
+"""Brings the numbers in the chapters' text up to date with what the built cells say.
+
+    python tools/told_numbers.py            writes them into the notebooks
+    python tools/told_numbers.py --check    only says which are stale
+
+A number in the text stands in a mark: `<span data-from="name">4.9</span>`. A cell of the same
+chapter says what it is: `tell("name", "4.9")`.
+"""
+
+import html
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from jupyter_cache import get_cache
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+MIME = "application/vnd.kvcache.told+json"
+MARK = re.compile(r'<span data-from="([^"]*)">(.*?)</span>', re.DOTALL)
+PLACEHOLDER = re.compile(r"\{[a-z:-]+\}`[^`]*`")
+
+
+def told(executed):
+    """What the cells of an executed notebook said: name -> text."""
+    outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
+    said = [out.data[MIME] for out in outputs if MIME in out.get("data", {})]
+    return {name: text for each in said for name, text in each.items()}
+
+
+def marked(notebook):
+    """What stands in the marks of the text: [(name, text), ...]"""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    return [
+        (name, html.unescape(text)) for cell in cells for name, text in MARK.findall(cell.source)
+    ]
+
+
+def complaints(notebook, said):
+    """Yield what is wrong with the numbers in a chapter's text."""
+    names = set()
+    for name, text in marked(notebook):
+        names.add(name)
+        if name not in said:
+            yield f"no cell says '{name}', which stands in the text as {text!r}"
+        elif said[name] != text:
+            yield f"'{name}' is {said[name]}, and the text has {text!r}"
+    yield from (f"'{name}' is said by a cell, and told nowhere" for name in said.keys() - names)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (role := PLACEHOLDER.search(cell.source)):
+            yield f"cell {cell.id} has {role[0]}, which only the page understands"
+        if cell.cell_type == "markdown" and re.search(r"(?m)^#+ .*data-from", cell.source):
+            yield f"cell {cell.id} has a number in a heading"
+
+
+def update(notebook, said):
+    """Write what was said into the marks."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = MARK.sub(
+                lambda found: (
+                    f'<span data-from="{found[1]}">'
+                    f"{html.escape(said.get(found[1], found[2]), quote=False)}</span>"
+                ),
+                cell.source,
+            )
+
+
+def chapters():
+    """The notebooks of the table of contents."""
+    pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
+    notebooks = [page.with_name(page.name + ".ipynb") for page in pages]
+    return [path for path in notebooks if path.is_file()]
+
+
+def main(check):
+    """Mend or check all chapters that were built; the exit status."""
+    store, wrong = get_cache(ROOT / "_build" / ".jupyter_cache"), []
+    for path in chapters():
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            _, executed = store.merge_match_into_notebook(nbformat.read(path, as_version=4))
+        except KeyError:
+            print(f"{path.name} was not built as it is now: make book")
+            return 1
+        said = told(executed)
+        if not check:
+            update(notebook, said)
+            nbformat.write(notebook, path)
+        wrong += [f"{path.name}: {complaint}" for complaint in complaints(notebook, said)]
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    if wrong and check:
+        print("    what to do: 'make numbers' writes what the cells say into the text.")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))
