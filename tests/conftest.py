@@ -1,6 +1,7 @@
 """What several tests share. The tests need the built book: `make test` builds it first."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import browser  # noqa: E402  (tools/ is no package)
 
 HTML = ROOT / "_build" / "html"
+WHOLE_BOOK = bool(os.environ.get("WHOLE_BOOK"))  # all chapters in every way of reading: test-all
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 

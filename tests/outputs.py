@@ -1,25 +1,15 @@
-"""What a run of a notebook showed, and how two runs compare: the same but for times.
+"""What a run of a notebook showed, and how two runs compare.
 
-A cell measures times if it calls a clock, or uses a name that such a cell made. What it shows is
-compared without its numbers, and pictures drawn from it are not compared.
+A cell that calls `measured` shows the reader's own measurement beside the record, and is not
+compared. All others show the same in every run: what they tell of a clock, they read from records.
 """
 
-import ast
 import re
 
 import nbformat
 from conftest import ROOT
 
-CLOCKS = {
-    "perf_counter",
-    "time_generation",
-    "median_seconds",
-    "memory_bandwidth",
-    "arithmetic_rate",
-}
-CHANGES = {"append", "extend", "add", "update"}
-NUMBER = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]\d+)?")
-SHOWN = ("text/markdown", "text/html", "application/papermill.record/text/plain")
+SHOWN = ("text/markdown", "text/html")
 PROGRESS = re.compile(r"it/s\]$")  # the end of a tqdm bar, which is drawn when there is time to
 
 
@@ -40,16 +30,6 @@ def sources(notebook):
     return [cell.source for cell in code_cells(notebook)]
 
 
-def glued(notebook):
-    """What the cells of an executed notebook handed to the text: name -> text."""
-    found = {}
-    for cell in code_cells(notebook):
-        for output in cell.outputs:
-            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-                found[name] = output.data["application/papermill.record/text/plain"].strip("'")
-    return found
-
-
 def shown(cell):
     """What a reader sees below a cell: all that it printed, then what it displayed."""
     texts = [o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout"]
@@ -63,48 +43,11 @@ def shown(cell):
     return [re.sub(r'data-still-of="\w+"| at 0x\w+', "", text) for text in displayed]
 
 
-def measuring(notebook):
-    """The ids of the cells whose outputs hold times."""
-    known, cells = set(CLOCKS), set()
-    for cell in code_cells(notebook):
-        tree = ast.parse(re.sub(r"(?m)^(\s*)%.*", r"\1pass", cell.source))
-        nodes = list(ast.walk(tree))
-        used = {node.id for node in nodes if isinstance(node, ast.Name)}
-        used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        if used & known:
-            cells.add(cell.id)
-            known |= made(nodes)
-    return cells
-
-
-def made(nodes):
-    """The names that a cell gives a value, defines, or adds to."""
-    names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    names |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    for node in nodes:
-        stored = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
-        added = isinstance(node, ast.Attribute) and node.attr in CHANGES
-        if (stored or added) and isinstance(node.value, ast.Name):
-            names.add(node.value.id)
-    return names
-
-
-def differences(first, second, numbers=True):
-    """The cells that show something else in the second run: id, before, after.
-
-    numbers=False compares all cells without their numbers, as those that measure times.
-    """
-    times = measuring(first)
+def differences(first, second):
+    """The cells that show something else in the second run: id, before, after."""
     found = []
     for one, other in zip(code_cells(first), code_cells(second), strict=True):
         before, after = shown(one), shown(other)
-        if one.id in times or not numbers:
-            before, after = without_numbers(before), without_numbers(after)
-        if before != after:
+        if before != after and "measured(" not in one.source:
             found.append((one.id, before, after))
     return found
-
-
-def without_numbers(texts):
-    words = [NUMBER.sub("#", text) for text in texts if "<svg" not in text]
-    return [re.sub(r"[\s|:-]+", " ", text) for text in words]

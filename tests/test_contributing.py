@@ -65,7 +65,7 @@ def test_the_chapter_and_a_saved_text_appear_while_watching(project, watch):
     (example,) = examples("Add a chapter")
     subprocess.run([sys.executable, "-c", example], cwd=project, check=True)
     assert list(notebooks.complaints(project / "chapters" / "12-new.ipynb")) == []
-    watch(pages / "12-new.html", 'The answer is <span class="pasted-text">42</span>')
+    watch(pages / "12-new.html", 'The answer is <span data-from="answer">42</span>')
     watch(log, "built in")
 
     path = project / "chapters" / "01-time-flies-fast.ipynb"

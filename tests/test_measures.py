@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import GPT2_124M, generate, plots
-from kvcache.glue import glue
 from kvcache.memory import kv_cache_bytes, measured_cache_bytes
 from kvcache.timing import median_seconds, time_generation
+from kvcache.told import tell
 
 
 @settings(max_examples=20, deadline=None)
@@ -42,6 +42,7 @@ def test_timing_times_every_token_of_every_repeat():
     assert (timing.seconds > 0).all()
     assert torch.equal(timing.token_ids, generate(plain, prompt, 6))
     assert math.isclose(timing.tokens_per_second * timing.total, 6)
+    assert math.isclose(timing.total, timing.per_token.sum())
     assert timing.time_to_first_token == timing.per_token[0].item()
     assert timing.per_token.shape == (6,)
 
@@ -85,12 +86,8 @@ def test_plots_are_svg_with_units_and_a_description(timings, name):
         assert plots.REUSED.lower() in svg.lower()
 
 
-def test_glue_writes_what_myst_nb_reads(monkeypatch):
+def test_a_number_is_told_without_being_shown(monkeypatch):
     shown = []
-    monkeypatch.setattr(
-        "kvcache.glue.display", lambda *args, **kwargs: shown.append((args, kwargs))
-    )
-    glue("ratio", 5.3)
-    (bundle,), kwargs = shown[0]
-    assert bundle == {"application/papermill.record/text/plain": "'5.3'"}
-    assert kwargs["metadata"]["scrapbook"]["name"] == "ratio"
+    monkeypatch.setattr("kvcache.told.display", lambda *args, **kwargs: shown.append(args))
+    tell("ratio", 5.3)
+    assert shown == [({"application/vnd.kvcache.told+json": {"ratio": "5.3"}},)]

@@ -12,6 +12,7 @@ import pytest
 from conftest import NAMES, ROOT
 from nbclient import NotebookClient
 
+SETTINGS = {"TQDM_DISABLE": "1", "KVCACHE_MEASUREMENTS": "record"}
 QUICK = [name for name in NAMES if name[:2] in ("01", "02", "03", "04", "06")]
 
 
@@ -25,7 +26,7 @@ def test_backwards_and_then_as_it_stands(tmp_path, name):
         both.cells.append(again)
     resources = {"metadata": {"path": tmp_path}}
     client = NotebookClient(both, timeout=300, allow_errors=True, resources=resources)
-    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"})
+    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), **SETTINGS})
     backwards, forwards = both.cells[: len(cells)], both.cells[len(cells) :]
     for cell in backwards:
         for each in cell.outputs:

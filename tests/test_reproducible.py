@@ -12,10 +12,9 @@ import sys
 import matplotlib
 import nbformat
 import pytest
-from conftest import ROOT, tracked
+from conftest import ROOT, WHOLE_BOOK, tracked
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-WHOLE_BOOK = bool(os.environ.get("WHOLE_BOOK"))
 LYING_CLOCK = ROOT / "tests" / "data" / "lying_clock"
 MADE = "chapters/made"
 FEW = [MADE, "chapters/references", "chapters/changelog", "chapters/cite"]

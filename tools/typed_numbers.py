@@ -1,8 +1,8 @@
 """Finds numbers that were typed into a chapter's text and that none of its cells knows.
 
-A number with a unit, a percent sign or a times sign is either handed to the text by a cell (glue),
+A number with a unit, a percent sign or a times sign either stands in a mark, since a cell says it,
 or it stands in the code or in an output of the same chapter: what the code sets, the text may name.
-Times and rates may only be glued. What stays are the few numbers in KNOWN, which are facts of the
+Times and rates may only stand in marks. What stays are the few numbers in KNOWN, which are facts of the
 world and not of a cell.
 """
 
@@ -16,7 +16,7 @@ MEASURED = r"(?:ms|milliseconds|seconds|GB/s|GFLOPs?|tokens/s|times\ as\ (?:fast
 WITH_UNIT = re.compile(rf"(?<![\w.,/])(\d[\d.,]*)\s?(?:{UNITS})", re.VERBOSE)
 TIME = re.compile(rf"(?<![\w.,/])(\d[\d.,]*)\s?{MEASURED}")
 NUMBER = re.compile(r"\d[\d.,_]*")
-SHOWN = ("text/plain", "text/markdown", "application/papermill.record/text/plain")
+SHOWN = ("text/plain", "text/markdown")
 # What is said of the world, not of a cell: (id of the cell, number).
 KNOWN = {
     ("first-look", "124"),  # million weights: what the smallest GPT-2 is called after
@@ -33,7 +33,7 @@ def in_text(notebook, pattern):
     """(id of the cell, number) for each number of that kind in the Markdown cells."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            text = re.sub(r"\{glue:text\}`[^`]+`|\]\([^)]*\)|\$[^$]+\$", " ", cell.source)
+            text = re.sub(r"<span data-from.*?</span>|\]\([^)]*\)|\$[^$]+\$", " ", cell.source)
             for found in pattern.finditer(text):
                 yield cell.id, plain(found[1])
 

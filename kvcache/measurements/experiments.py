@@ -17,16 +17,16 @@ statistic is the same everywhere: of each step the median over the rounds; a tot
 these medians.
 """
 
-import os
 import platform
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
 
+import psutil
 import torch
 from tqdm.auto import tqdm
 
@@ -78,41 +78,38 @@ class Experiment:
         found = self.function(device, **settings)
         timed = {name: thing for name, thing in found.items() if callable(thing)}
         facts = {name: thing for name, thing in found.items() if not callable(thing)}
-        rounds, gave = {name: [] for name in timed}, {}
-        enough = self.least if seconds is None else 1
+        rounds = {name: [] for name in timed}
+        about = (self.name, machine(device), date.today().isoformat(), commit(), self.code())
+        record = Record(*about, settings, rounds, {}, facts)
+        if not timed:
+            return record
+        one_round(timed, WARM_UP, device, WARM_UP)
+        start = time.perf_counter()
         with tqdm(desc=self.name, unit="round", leave=False) as progress:
-            if timed:
-                one_round(timed, WARM_UP, device, WARM_UP)
-            start = time.perf_counter()
-            while timed:
+            while not self.enough(record, seconds, time.perf_counter() - start):
                 times, gave = one_round(timed, self.turn, device)
                 for name in timed:
                     rounds[name].append(times[name])
                 progress.update()
-                record = self.record(device, settings, rounds, gave, facts)
-                worst = max(timed, key=record.error)
-                error, n_rounds = record.error(worst), len(rounds[worst])
-                progress.set_postfix_str(f"± {error:.1%}, {worst}")
-                if n_rounds < enough:
-                    continue
-                if seconds is not None:
-                    if time.perf_counter() - start > seconds * n_rounds / (n_rounds + 1):
-                        break
-                elif error <= self.spread:
-                    break
-                elif n_rounds >= self.most:
-                    raise UnsteadyError(
-                        f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%} "
-                        f"only, and ± {self.spread:.0%} is asked for. Close what else is running, "
-                        f"then: make measure NAME={self.name}"
-                    )
-        return self.record(device, settings, rounds, gave, facts)
+        kept = {name: given for name, given in gave.items() if any(x is not None for x in given)}
+        return replace(record, gave=kept)
 
-    def record(self, device, settings, rounds, gave, facts):
-        where = machine(device)
-        gave = {name: given for name, given in gave.items() if any(x is not None for x in given)}
-        today = date.today().isoformat()
-        return Record(self.name, where, today, commit(), self.code(), settings, rounds, gave, facts)
+    def enough(self, record, seconds, spent):
+        """Whether the rounds so far suffice."""
+        n_rounds = len(next(iter(record.rounds.values())))
+        if seconds is not None:  # one more round would take too long
+            return n_rounds > 0 and spent + spent / n_rounds > seconds
+        if n_rounds < self.least:
+            return False
+        worst = max(record.rounds, key=record.error)
+        error = record.error(worst)
+        if error > self.spread and n_rounds >= self.most:
+            raise UnsteadyError(
+                f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%} only, "
+                f"and ± {self.spread:.0%} is asked for. Close what else is running, then: "
+                f"make measure NAME={self.name}"
+            )
+        return error <= self.spread
 
 
 def experiment(**options):
@@ -152,44 +149,35 @@ def repeat(work, n_steps):
 
 def machine(device):
     """What a record says of the machine."""
-    kind, n_bytes = processor(), memory_bytes()
+    name, n_bytes = processor(), psutil.virtual_memory().total
     if torch.device(device).type == "cuda":
-        kind = torch.cuda.get_device_name()
-        n_bytes = torch.cuda.get_device_properties(0).total_memory
-    names = ("torch", "transformers")
-    versions = {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+        properties = torch.cuda.get_device_properties(device)
+        name, n_bytes = properties.name, properties.total_memory
+    packages = [package for package in ("torch", "transformers") if package in sys.modules]
+    versions = {package: sys.modules[package].__version__ for package in packages}
     return {
         "device": torch.device(device).type,
-        "name": kind,
-        "cores": os.cpu_count(),
+        "name": name,
+        "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": n_bytes and round(n_bytes / 1e9, 1),
+        "memory_gb": round(n_bytes / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **versions},
     }
 
 
 def processor():
-    """The name of the processor."""
+    """The name of the processor; Linux has it in a file."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def memory_bytes():
-    """Bytes of memory, or None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def commit():
     """The commit that lies here, or None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    command = ["git", "-C", Path(__file__).parent, "rev-parse", "--short=12", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -6,7 +6,6 @@ kernel it is not set: there the experiment runs, for a minute at most. `make mea
 """
 
 import os
-from html import escape
 from importlib.metadata import PackageNotFoundError, metadata
 
 import torch
@@ -62,72 +61,46 @@ class Shown:
     """Where a record comes from and, where there are several, all of them side by side."""
 
     def __init__(self, on_record, here=None):
-        self.on_record, self.here = on_record, here
-        self.columns = [(short_name(record), record) for record in on_record]
+        self.on_record, self.columns = on_record, {}
+        for record in on_record:
+            device = "CPU" if record.device == "cpu" else record.machine["name"]
+            self.columns[f"on record, {device}"] = record
         if here:
-            extra = ", ".join(f"{key}={value}" for key, value in here.settings.items())
-            self.columns.append((f"here{': ' if extra else ''}{extra}", here))
+            small = "".join(f", {key}={value}" for key, value in here.settings.items())
+            self.columns[f"here{small}"] = here
 
     def rows(self):
-        """For each that was timed: its name, and its time and ratio in each column.
+        """For each that was timed: its name and its time in each column.
 
         The runs are compared over the steps that all of them have.
         """
-        first = self.columns[0][1]
-        for name in first.rounds:
-            have = [record for _, record in self.columns if name in record.rounds]
+        for name in self.on_record[0].rounds:
+            have = [record for record in self.columns.values() if name in record.rounds]
             n_steps = min(len(record.rounds[name][0]) for record in have)
-            cells = []
-            for _, record in self.columns:
-                if name not in record.rounds:
-                    cells.append("")
-                    continue
-                seconds = record[name].per_token[:n_steps].sum().item()
-                cells.append(f"{in_units(seconds)} ± {record.error(name):.0%}")
-            yield name, n_steps, cells
-
-    def provenance(self, link=True):
-        """A sentence for each record: when, on what."""
-        for record in self.on_record:
-            where, versions = record.machine, record.machine["versions"]
-            on = f"{where['name']} ({where['cores']} cores, {where['threads']} threads)"
-            if where["device"] != "cpu":
-                on = where["name"]
-            text = f"Measured on {record.date}, on {on}, PyTorch {versions['torch']}"
-            path = f"{record.device}/{record.experiment}.json"
-            yield text, f"{folder_address()}/{path}"
-
-    def _repr_html_(self):
-        parts = [
-            f'<p class="provenance">{escape(text)} (<a href="{escape(url)}">raw data</a>).</p>'
-            for text, url in self.provenance()
-        ]
-        if len(self.columns) > 1:
-            rows = list(self.rows())
-            head = "".join(f"<th>{escape(title)}</th>" for title, _ in self.columns)
-            body = "".join(
-                f"<tr><td>{escape(name)}{f', {n} steps' if n > 1 else ''}</td>"
-                + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-                + "</tr>"
-                for name, n, cells in rows
-            )
-            if rows:
-                parts.append(
-                    f'<table class="records"><thead><tr><th></th>{head}</tr></thead>'
-                    f"<tbody>{body}</tbody></table>"
-                )
-        return "".join(parts)
+            times = [""] * len(self.columns)
+            for i, record in enumerate(self.columns.values()):
+                if record in have:
+                    seconds = record[name].per_token[:n_steps].sum().item()
+                    times[i] = f"{in_units(seconds)} ± {record.error(name):.0%}"
+            yield [f"{name}, {n_steps} steps" if n_steps > 1 else name, *times]
 
     def __repr__(self):
-        lines = [f"{text}: {url}" for text, url in self.provenance()]
-        if len(self.columns) > 1:
-            lines.append(" | ".join(["", *(title for title, _ in self.columns)]))
-            lines += [" | ".join([name, *cells]) for name, _, cells in self.rows()]
+        """Markdown that can also be read as it is."""
+        lines = []
+        for record in self.on_record:
+            where = record.machine
+            on = f"{where['name']} ({where['cores']} cores, {where['threads']} threads)"
+            on = on if record.device == "cpu" else where["name"]
+            url = f"{folder_address()}/{record.device}/{record.experiment}.json"
+            said = f"Measured on {record.date}, on {on}, PyTorch {where['versions']['torch']}"
+            lines.append(f'{said} (<a href="{url}">raw data</a>).')
+        rows = list(self.rows()) if len(self.columns) > 1 else []
+        if rows:
+            lines += ["", *(f"| {' | '.join(row)} |" for row in [["", *self.columns], *rows])]
+            lines.insert(-len(rows), "|---" * (1 + len(self.columns)) + "|")
         return "\n".join(lines)
 
-
-def short_name(record):
-    return "on record, CPU" if record.device == "cpu" else f"on record, {record.machine['name']}"
+    _repr_markdown_ = __repr__
 
 
 def in_units(seconds):

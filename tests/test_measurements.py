@@ -1,0 +1,452 @@
+"""Measurements: what is on record bears out every claim, and is of the code that lies here."""
+
+import copy
+import textwrap
+import time
+from dataclasses import replace
+
+import measure
+import nbformat
+import pytest
+import told_numbers
+import torch
+from conftest import ROOT
+
+from kvcache.measurements import code_hash, experiment, measured
+from kvcache.measurements.experiments import UnsteadyError, repeat
+from kvcache.measurements.machine import bandwidth, machine
+from kvcache.measurements.records import FOLDER, Record, broken_claims, read, recorded, records
+from kvcache.measurements.showing import Shown, in_units
+
+EXPERIMENTS = measure.all_experiments()
+RECORDS = records()
+
+
+def claims_of(record):
+    experiment = EXPERIMENTS[record.experiment]
+    cpu = record.machine["device"] == "cpu"
+    return (experiment.claims if cpu else experiment.gpu_claims).items()
+
+
+CLAIMS = [
+    pytest.param(record, condition, id=f"{record.device}, {record.experiment}: {sentence}")
+    for record in RECORDS
+    for sentence, condition in claims_of(record)
+]
+
+
+def test_each_experiment_has_a_record_and_each_record_an_experiment():
+    assert {record.experiment for record in RECORDS if record.device == "cpu"} == set(EXPERIMENTS)
+    assert {record.experiment for record in RECORDS} <= set(EXPERIMENTS)
+
+
+def test_the_records_are_whole_small_and_of_one_machine():
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*.json"))
+    assert size < 2_000_000
+    assert not list(FOLDER.rglob("*.half"))
+    ours = [record for record in RECORDS if record.device == "cpu"]
+    assert len({(r.machine["name"], r.machine["cores"]) for r in ours}) == 1
+    assert all(record.settings == {} for record in RECORDS), "of a small run"
+
+
+@pytest.mark.parametrize("name", measure.packaged())
+def test_the_cpu_record_is_of_the_code_that_lies_here(name):
+    assert recorded(name).code == EXPERIMENTS[name].code(), f"make measure NAME={name}"
+
+
+@pytest.mark.parametrize(
+    "record", RECORDS, ids=lambda record: f"{record.device}, {record.experiment}"
+)
+def test_a_record_was_measured_until_it_was_steady(record):
+    accepted = EXPERIMENTS[record.experiment].spread
+    assert all(record.error(name) <= accepted for name in record.rounds)
+
+
+@pytest.mark.parametrize(("record", "condition"), CLAIMS)
+def test_a_claim_holds_on_each_record(record, condition):
+    assert condition(record)
+
+
+@pytest.mark.parametrize(("record", "condition"), CLAIMS)
+def test_a_claim_fails_when_its_record_contradicts_it(record, condition):
+    assert any(not holds(condition, wrong) for wrong in contradictions(record))
+
+
+def holds(condition, record):
+    try:
+        return condition(record)
+    except (ArithmeticError, TypeError, ValueError):
+        return False
+
+
+def contradictions(record):
+    """Copies of a record, each with something changed that a claim may rest on."""
+    for name, rounds in record.rounds.items():
+        for factor in (0.01, 0.5, 2, 100):
+            scaled = [[factor * seconds for seconds in steps] for steps in rounds]
+            yield replace(record, rounds=record.rounds | {name: scaled})
+        backwards = [steps[::-1] for steps in rounds]
+        yield replace(record, rounds=record.rounds | {name: backwards})
+    for name, given in record.gave.items():
+        yield replace(record, gave=record.gave | {name: ["other", *given[1:]]})
+    for path in leaves(record.facts):
+        for value in (-1e9, 0, 1, 1e9, True, False, None, "other", []):
+            facts = copy.deepcopy(record.facts)
+            inside = facts
+            for key in path[:-1]:
+                inside = inside[key]
+            inside[path[-1]] = value
+            yield replace(record, facts=facts)
+    flat = {name: change(fact, 1.0) for name, fact in record.facts.items()}
+    yield replace(record, facts=flat)
+
+
+def leaves(tree, path=()):
+    """The paths to all values of nested dicts and lists."""
+    inside = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in inside:
+        if isinstance(value, dict | list) and value:
+            yield from leaves(value, (*path, key))
+        yield (*path, key)
+
+
+def change(fact, value):
+    """The same tree with that value in the place of each number."""
+    if isinstance(fact, dict):
+        return {key: change(each, value) for key, each in fact.items()}
+    if isinstance(fact, list):
+        return [change(each, value) for each in fact]
+    return value if isinstance(fact, int | float) else fact
+
+
+# How it is measured
+
+
+def sleeps(*seconds):
+    """The steps of something that takes so long."""
+    for each in seconds:
+        time.sleep(each)
+        yield each
+
+
+def test_what_is_compared_takes_turns():
+    order = []
+
+    def noting(name):
+        for _ in range(5):
+            yield order.append(name)
+
+    @experiment(turn=2, least=1, spread=1e9)
+    def turns(device):
+        return {name: lambda name=name: noting(name) for name in "ab"}
+
+    turns.measure()
+    assert "".join(order) == "aaabbb" + "aabbaabbab"  # the first three of each warm up
+
+
+def test_rounds_go_on_until_they_are_steady():
+    lengths = iter([0.001] * 6 + [0.01] * 3 + [0.001] * 300)
+
+    @experiment(least=3, most=30, spread=0.2)
+    def settling(device):
+        return {"work": lambda: sleeps(*[next(lengths) for _ in range(3)])}
+
+    record = settling.measure()
+    assert 3 <= len(record.rounds["work"]) < 30
+    assert record.error("work") <= 0.2
+
+
+def test_what_does_not_get_steady_is_refused_with_a_remedy():
+    lengths = iter([0.001, 0.02] * 100)
+
+    @experiment(least=2, most=4, spread=0.01)
+    def restless(device):
+        return {"work": lambda: sleeps(next(lengths))}
+
+    with pytest.raises(UnsteadyError, match=r"'work' is known to .* make measure NAME=restless"):
+        restless.measure()
+    # A reader's own run goes on, and says how far the rounds are apart.
+    assert restless.measure(seconds=0.1).error("work") > 0.01
+
+
+def test_a_readers_run_ends_in_time():
+    @experiment(least=5, most=10**6, spread=0)
+    def endless(device, n=100):
+        return {"work": lambda: sleeps(*[0.001] * n)}
+
+    start = time.perf_counter()
+    record = endless.measure(seconds=0.5, n=10)
+    assert time.perf_counter() - start < 5
+    assert record.settings == {"n": 10}
+
+
+def test_facts_and_what_steps_give_are_kept():
+    @experiment(least=1, spread=1e9)
+    def giving(device):
+        tokens = [torch.tensor([[7]]), torch.tensor([[8]])]
+        return {"a": lambda: iter(tokens), "b": lambda: repeat(lambda: 5, 2), "fact": 3}
+
+    record = giving.measure()
+    assert record.facts == {"fact": 3}
+    assert record.gave == {"a": [7, 8]}
+    assert record["b"].seconds.shape[1] == 2
+    assert record.timing("a", torch.tensor([[1]])).token_ids.tolist() == [[1, 7, 8]]
+
+
+# What is on record
+
+
+def a_record(**changes):
+    machine = {"device": "cpu", "name": "A processor", "cores": 2, "threads": 2}
+    machine |= {"memory_gb": 8, "system": "x", "versions": {"torch": "2", "python": "3"}}
+    rounds = {"a": [[1.0, 2.0], [3.0, 2.0], [1.0, 50.0]], "b": [[1.0], [1.0], [1.0]]}
+    values = ("x", machine, "2026-11-26", "abc", "hash", {}, rounds, {}, {})
+    return replace(Record(*values), **changes)
+
+
+def test_the_statistic_is_the_median_of_each_step():
+    timing = a_record()["a"]
+    assert timing.per_token.tolist() == [1.0, 2.0]
+    assert timing.total == 3.0
+    assert timing.tokens_per_second == pytest.approx(2 / 3)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    record = a_record(rounds={"a": [[0.00123456]]}, gave={"a": [None]})
+    path = record.write(tmp_path)
+    assert path == tmp_path / "cpu" / "x.json"
+    assert read(path) == replace(record, rounds={"a": [[0.001235]]})
+    gpu = record.machine | {"device": "cuda", "name": "Some GPU 80GB"}
+    assert replace(record, machine=gpu).write(tmp_path).parent.name == "some-gpu-80gb"
+    assert [each.device for each in records("x", tmp_path)] == ["cpu", "some-gpu-80gb"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"experiment": "x"}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json is no record .*make measure NAME=x"):
+        read(path)
+
+
+def test_a_missing_record_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no record of x; make measure NAME=x"):
+        recorded("x", tmp_path)
+
+
+def test_one_machine_model_is_on_record():
+    record = recorded("machine")
+    assert 1e9 < bandwidth(record) < 1e12
+    assert EXPERIMENTS["machine"] is machine
+
+
+# Of which code
+
+
+def hash_of(body, helper="return 1", tmp=[0]):  # noqa: B006 (a new module each time)
+    """The hash of a function in a module of its own, with a helper that it calls."""
+    source = f"def helper():\n    {helper}\n\n\n{textwrap.dedent(body)}"
+    namespace = {"__name__": "__main__"}
+    tmp[0] += 1
+    name = f"<hashed {tmp[0]}>"
+    import linecache
+
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    exec(compile(source, name, "exec"), namespace)
+    return code_hash.code_hash(namespace["work"])
+
+
+PLAIN = """
+def work(device):
+    return helper() + 1
+"""
+COMMENTED = '''
+def work(device):
+    """What it does."""
+    # Why.
+    return helper()  +  1  # and how
+'''
+
+
+def test_comments_docstrings_and_spaces_cost_nothing():
+    assert hash_of(PLAIN) == hash_of(COMMENTED)
+
+
+def test_other_code_is_noticed_in_the_experiment_and_in_what_it_uses():
+    assert hash_of(PLAIN) != hash_of(PLAIN.replace("+ 1", "+ 2"))
+    assert hash_of(PLAIN) != hash_of(PLAIN, helper="return 2")
+    assert hash_of(PLAIN) == hash_of(PLAIN, helper="return 1  # the same")
+
+
+def test_a_text_with_a_hash_sign_is_no_comment():
+    one, other = ('def work(device):\n    return "#a"\n', 'def work(device):\n    return "#b"\n')
+    assert hash_of(one) != hash_of(other)
+
+
+# How a notebook shows it
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """An experiment that is on record, in a folder of its own."""
+
+    @experiment(least=2, spread=1e9, claims={"it takes time": lambda r: r["work"].total > 0.001})
+    def toy(device, n=3):
+        return {"work": lambda: sleeps(*[0.002] * n)}
+
+    monkeypatch.setattr(records, "__defaults__", ("*", tmp_path))
+    monkeypatch.setattr(recorded, "__defaults__", (tmp_path,))
+    monkeypatch.setattr("kvcache.measurements.showing.SECONDS", 0.05)
+    toy.measure().write(tmp_path)
+    return toy
+
+
+def test_while_the_book_is_built_nothing_is_measured(toy, monkeypatch, capsys):
+    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "record")
+    monkeypatch.setattr(type(toy), "measure", None)
+    assert measured(toy) == recorded("toy")
+    assert "Measured on" in capsys.readouterr().out
+
+
+def test_a_record_of_other_code_is_refused(toy, monkeypatch):
+    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "record")
+    replace(recorded("toy"), code="other").write(recorded.__defaults__[0])
+    with pytest.raises(
+        ValueError, match="the record of toy is of other code; make measure NAME=toy"
+    ):
+        measured(toy)
+
+
+def test_a_record_that_contradicts_a_claim_is_refused(toy, monkeypatch):
+    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "record")
+    replace(recorded("toy"), rounds={"work": [[0.0001]]}).write(recorded.__defaults__[0])
+    with pytest.raises(ValueError, match=r"does not bear out .*it takes time"):
+        measured(toy)
+
+
+def test_a_readers_kernel_measures_and_shows_both(toy, monkeypatch, capsys):
+    monkeypatch.delenv("KVCACHE_MEASUREMENTS", raising=False)
+    assert measured(toy) == recorded("toy")
+    said = capsys.readouterr().out
+    assert "on record, CPU | here |" in said
+    assert said.count(" ms ±") == 2
+    assert "does not hold" not in said
+
+
+def test_a_reader_is_told_what_does_not_hold(toy, monkeypatch, capsys):
+    monkeypatch.delenv("KVCACHE_MEASUREMENTS", raising=False)
+    toy.claims["it takes an hour"] = lambda r: r["work"].total > 3600
+    measured(toy)
+    assert 'it does not hold that "it takes an hour"' in capsys.readouterr().out
+
+
+def test_make_measure_puts_it_on_record_anew(toy, monkeypatch):
+    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "renew toy other")
+    written = []
+    monkeypatch.setattr(Record, "write", lambda record: written.append(record.experiment))
+    measured(toy)
+    assert written == ["toy"]
+
+
+def test_the_raw_data_is_linked(monkeypatch):
+    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "record")
+    assert 'href="../records/cpu/x.json"' in Shown([a_record()])._repr_markdown_()
+    monkeypatch.delenv("KVCACHE_MEASUREMENTS")
+    assert "/blob/main/kvcache/measurements/records/cpu/x.json" in repr(Shown([a_record()]))
+
+
+def test_runs_are_compared_over_the_steps_that_both_have():
+    here = a_record(rounds={"a": [[9.0]]}, settings={"n": 1})
+    one, other = Shown([a_record()], here).rows()
+    assert [cell.split(" ±")[0] for cell in one] == ["a", "1 s", "9 s"]
+    assert (other[0], other[2]) == ("b", "")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(2, "2 s"), (0.0123456, "12.3 ms"), (4e-6, "4 µs")])
+def test_times_have_the_unit_that_suits_them(seconds, text):
+    assert in_units(seconds) == text
+
+
+# Commands
+
+
+def test_an_experiment_that_is_unknown_is_named(capsys):
+    assert measure.main(["nothing"]) == 2
+    assert "There is no experiment nothing; there are machine" in capsys.readouterr().out
+
+
+def test_an_interruption_keeps_what_was_finished(tmp_path, monkeypatch):
+    done = []
+
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def measure(self, device):
+            if self.name == "writing":
+                raise KeyboardInterrupt
+            return self
+
+        def write(self):
+            done.append(self.name)
+
+    fakes = {name: Fake(name) for name in ("machine", "writing", "decoding")}
+    monkeypatch.setattr(measure, "packaged", lambda: fakes)
+    monkeypatch.setattr(measure, "all_experiments", lambda: fakes)
+    with pytest.raises(KeyboardInterrupt):
+        measure.main([])
+    assert done == ["machine"]
+
+
+def test_two_experiments_of_one_name_are_refused(monkeypatch):
+    twice = ("machine", ROOT / "chapters" / "x.ipynb", "", {})
+    monkeypatch.setattr(measure, "in_chapters", lambda: [twice])
+    with pytest.raises(ValueError, match=r"x\.ipynb: another experiment is called machine"):
+        measure.all_experiments()
+
+
+# Numbers in the text
+
+
+def a_chapter(text):
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id="said")])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('It is <span data-from="ratio">4.9</span>.', None),
+        ('It is <span data-from="ratio">5.0</span>.', "'ratio' is 4.9, and the text has '5.0'"),
+        ('It is <span data-from="other">4.9</span>.', "no cell says 'other'"),
+        ("It is 4.9.", "'ratio' is said by a cell, and told nowhere"),
+        ("It is {glue:text}`ratio`.", "has {glue:text}`ratio`, which only the page understands"),
+        ('# <span data-from="ratio">4.9</span> times', "has a number in a heading"),
+    ],
+)
+def test_a_number_that_is_stale_or_has_no_source_is_caught(text, complaint):
+    found = list(told_numbers.complaints(a_chapter(text), {"ratio": "4.9"}))
+    assert (complaint is None and not found) or any(complaint in each for each in found)
+
+
+def test_a_number_is_brought_up_to_date():
+    chapter = a_chapter('**<span data-from="a">?</span>** and <span data-from="b">2</span>')
+    told_numbers.update(chapter, {"a": "1 < 2", "b": "2"})
+    text = chapter.cells[0].source
+    assert text == '**<span data-from="a">1 &lt; 2</span>** and <span data-from="b">2</span>'
+    assert told_numbers.marked(chapter) == [("a", "1 < 2"), ("b", "2")]
+
+
+@pytest.mark.parametrize("path", told_numbers.chapters(), ids=lambda path: path.stem)
+def test_a_notebook_reads_the_same_everywhere(path):
+    notebook = nbformat.read(path, as_version=4)
+    said = dict(told_numbers.marked(notebook))
+    assert not [each for each in told_numbers.complaints(notebook, said) if "said by" not in each]
+    assert "?" not in said.values(), "make numbers"
+
+
+def test_what_a_claim_asks_of_a_small_run_is_left_out():
+    claims = {"a": lambda r: r["missing"].total > 1}
+    asked = experiment(claims=claims)(lambda device: {})
+    assert broken_claims(asked, a_record(settings={"n": 1})) == []
+    with pytest.raises(KeyError):
+        broken_claims(asked, a_record())
