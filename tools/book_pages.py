@@ -106,7 +106,6 @@ def mend_pages(app, exception):
 
 
 def setup(app):
-    app.setup_extension("book_outputs")
     app.add_html_math_renderer(
         "mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None)
     )
