@@ -86,7 +86,7 @@ def test_files_may_be_untidy_and_what_the_machine_says_is_shown(tmp_path):
     page["nbformat_minor"] = 4
     for cell in page["cells"]:
         del cell["id"]
-    book.page.write_text(json.dumps(page), encoding="utf-8-sig")
+    book.page.write_text(json.dumps(page), encoding="utf-8")
     for name in (".~lock.a.b.ipynb#", "a.b.ipynb~", "._a.b.ipynb", "Copy of a.b.ipynb"):
         (book.page.parent / name).write_bytes(b"\x00\xff")
     for name in ("chapters/.#a.b.ipynb", "chapters/_static/.#book.css", "kvcache/.#config.py"):
@@ -143,6 +143,11 @@ def test_a_broken_file_is_told_in_words(tmp_path, content, cause):
         build.read(path)
     assert cause in build.told(caught.value)
     assert "git restore" in build.told(caught.value)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "page.ipynb").write_text(WHOLE, encoding="utf-8-sig")
+    assert build.read(tmp_path / "page.ipynb").cells[1].source == "1 + 1"
 
 
 def test_a_broken_file_is_named(book):
