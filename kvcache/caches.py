@@ -8,7 +8,8 @@ done:
     keys, values = cache.update(layer, keys, values)  # in every layer
     cache.end(token_ids)
 
-Until `end` nothing counts as stored, so that a pass that was interrupted leaves no trace.
+Until `end` nothing counts as stored: a pass that was interrupted leaves the tokens as they were.
+What it took, blocks or longer tensors, the cache may keep until the next pass.
 Shapes: keys and values (batch, n_kv_heads, n_tokens, head_dim).
 """
 

@@ -15,7 +15,15 @@ from conftest import ROOT
 from kvcache.measurements import code_hash, experiment, measured
 from kvcache.measurements.experiments import UnsteadyError, repeat
 from kvcache.measurements.machine import bandwidth, machine
-from kvcache.measurements.records import FOLDER, Record, broken_claims, read, recorded, records
+from kvcache.measurements.records import (
+    FOLDER,
+    Record,
+    broken_claims,
+    broken_here,
+    read,
+    recorded,
+    records,
+)
 from kvcache.measurements.showing import Shown, in_units
 
 EXPERIMENTS = measure.all_experiments()
@@ -362,6 +370,13 @@ def test_runs_are_compared_over_the_steps_that_both_have():
     assert (other[0], other[2]) == ("b", "")
 
 
+def test_facts_stand_side_by_side():
+    facts = {"error": 0.25, "by rank": {"64": [1], "128": 2.5}, "text": "x"}
+    one = a_record(rounds={}, facts=facts)
+    other = replace(one, facts={"error": 1})
+    assert list(Shown([one], other).rows()) == [["error", "0.25", "1"], ["by rank, 128", "2.5", ""]]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(2, "2 s"), (0.0123456, "12.3 ms"), (4e-6, "4 µs")])
 def test_times_have_the_unit_that_suits_them(seconds, text):
     assert in_units(seconds) == text
@@ -444,9 +459,15 @@ def test_a_notebook_reads_the_same_everywhere(path):
     assert "?" not in said.values(), "make numbers"
 
 
-def test_what_a_claim_asks_of_a_small_run_is_left_out():
-    claims = {"a": lambda r: r["missing"].total > 1}
+def test_a_small_run_is_asked_only_what_it_can_tell():
+    claims = {
+        "the second step takes longer": lambda r: r["a"].per_token[1] > r["a"].per_token[0],
+        "the sum is large": lambda r: r["a"].total > 2.5,
+        "the first step is quick": lambda r: r["a"].per_token[0] < 5,
+    }
     asked = experiment(claims=claims)(lambda device: {})
-    assert broken_claims(asked, a_record(settings={"n": 1})) == []
-    with pytest.raises(KeyError):
-        broken_claims(asked, a_record())
+    small = a_record(rounds={"a": [[9.0]]}, settings={"n": 1})
+    assert broken_claims(asked, a_record()) == []
+    assert broken_here(asked, small, a_record()) == ["the first step is quick"]
+    whole = a_record(rounds={"a": [[9.0, 1.0]]})
+    assert broken_here(asked, whole, a_record()) == [*claims][::2]

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 import torch
 from IPython.display import display
 
-from .records import broken_claims, recorded, records
+from .records import broken_claims, broken_here, recorded, records
 
 SECONDS = 40  # of rounds in a reader's kernel; preparing comes on top
 
@@ -34,7 +34,7 @@ def measured(experiment):
     here = live(experiment, device) if mode == "live" else None
     display(Shown(records(experiment.name), here))
     if here:
-        for sentence in broken_claims(experiment, here):
+        for sentence in broken_here(experiment, here, record):
             print(f'In this run, on this machine, it does not hold that "{sentence}".')
     return record
 
@@ -83,6 +83,9 @@ class Shown:
                     seconds = record[name].per_token[:n_steps].sum().item()
                     times[i] = f"{in_units(seconds)} ± {record.error(name):.0%}"
             yield [f"{name}, {n_steps} steps" if n_steps > 1 else name, *times]
+        columns = [numbers(record.facts) for record in self.columns.values()]
+        for name in columns[0]:
+            yield [name, *(f"{each[name]:.4g}" if name in each else "" for each in columns)]
 
     def __repr__(self):
         """Markdown that can also be read as it is."""
@@ -101,6 +104,14 @@ class Shown:
         return "\n".join(lines)
 
     _repr_markdown_ = __repr__
+
+
+def numbers(facts, names=()):
+    """The single numbers among facts, also in dicts of dicts: name -> number."""
+    if isinstance(facts, dict):
+        inside = [numbers(fact, (*names, name)) for name, fact in facts.items()]
+        return {name: number for each in inside for name, number in each.items()}
+    return {", ".join(map(str, names)): facts} if isinstance(facts, int | float) else {}
 
 
 def in_units(seconds):
