@@ -23,8 +23,6 @@ KNOWN = {
     ("gpt2-real", "124"),
     ("claim-5", "5"),  # the claim that the chapter looks into
     ("predict-said", "5"),
-    ("race-said", "50257"),  # the tokens of GPT-2's vocabulary
-    ("where-products-said", "154"),  # MB: that vocabulary times 768 numbers of 4 bytes
     ("waste-said", "38"),  # per cent, reported by the authors of vLLM
 }
 
