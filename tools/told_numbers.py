@@ -49,9 +49,9 @@ def complaints(notebook, said):
     yield from (f"'{name}' is said by a cell, and told nowhere" for name in said.keys() - names)
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (role := PLACEHOLDER.search(cell.source)):
-            yield f"cell {cell.id} has {role[0]}, which only the page understands"
+            yield f"cell {cell.get('id')} has {role[0]}, which only the page understands"
         if cell.cell_type == "markdown" and re.search(r"(?m)^#+ .*data-from", cell.source):
-            yield f"cell {cell.id} has a number in a heading"
+            yield f"cell {cell.get('id')} has a number in a heading"
 
 
 def update(notebook, said):
@@ -78,9 +78,10 @@ def main(check):
     """Mend or check all chapters that were built; the exit status."""
     store, wrong = get_cache(ROOT / "_build" / ".jupyter_cache"), []
     for path in chapters():
-        notebook = nbformat.read(path, as_version=4)
+        text = path.read_text(encoding="utf-8-sig")
+        notebook = nbformat.reads(text, as_version=4)
         try:
-            _, executed = store.merge_match_into_notebook(nbformat.read(path, as_version=4))
+            _, executed = store.merge_match_into_notebook(nbformat.reads(text, as_version=4))
         except KeyError:
             print(f"{path.name} was not built as it is now: make book")
             return 1

@@ -16,7 +16,7 @@ WATCHED = ("chapters/*.*", "chapters/_static/*", "*.yml", "references.bib", "CHA
 def saved():
     """When each of the files was saved last: path -> time."""
     paths = (path for pattern in WATCHED for path in ROOT.glob(pattern))
-    return {path: path.stat().st_mtime_ns for path in paths}
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 def main():
