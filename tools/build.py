@@ -41,7 +41,7 @@ IGNORED = re.compile(r"\.|#|.*~$|__pycache__$|node_modules$")  # hidden files, a
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 # No progress bars in the pages: they would stand there at 100 % for ever. And no clock runs.
 SETTINGS = {"TQDM_DISABLE": "1", "KVCACHE_MEASUREMENTS": "record", "PYTHONUNBUFFERED": "1"}
-# The order of additions, and so the last bits, depend on the number of threads: the same everywhere.
+# The last bits of a sum depend on the number of threads: it is the same everywhere.
 SETTINGS |= {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "MKL_DYNAMIC": "FALSE"}
 
 

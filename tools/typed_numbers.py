@@ -2,8 +2,8 @@
 
 A number with a unit, a percent sign or a times sign either stands in a mark, since a cell says it,
 or it stands in the code or in an output of the same chapter: what the code sets, the text may name.
-Times and rates may only stand in marks. What stays are the few numbers in KNOWN, which are facts of the
-world and not of a cell.
+Times and rates may only stand in marks. What stays are the few numbers in KNOWN, which are facts of
+the world and not of a cell.
 """
 
 import re
