@@ -17,7 +17,6 @@ from pathlib import Path
 import nbformat
 import torch
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 from kvcache.measurements import machine, speed
 from kvcache.measurements.experiments import Experiment
@@ -72,39 +71,65 @@ def all_experiments():
     return found
 
 
-def run_chapter(path, name):
-    """Run a chapter's cells until its experiment is measured."""
+def measure_packaged(experiment, device):
+    """Measure an experiment of the package. Returns what went wrong, or None."""
+    try:
+        experiment.measure(device).write()
+    except RuntimeError as problem:
+        return str(problem)
+
+
+def measure_in_chapter(path, names):
+    """Run a chapter once, up to the last of some of its experiments; yield (name, what went wrong).
+
+    What a cell writes on record stays there, whatever happens to those after it.
+    """
     notebook = nbformat.read(path, as_version=4)
-    calls = [i for i, cell in enumerate(notebook.cells) if f"measured({name})" in cell.source]
-    notebook.cells = notebook.cells[: calls[0] + 1]
-    os.environ["KVCACHE_MEASUREMENTS"] = f"renew {name}"
-    os.environ["TQDM_DISABLE"] = "1"
-    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": ROOT}}).execute()
+    calls = {
+        index: name
+        for name in names
+        for index, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code" and f"measured({name})" in cell.source
+    }
+    notebook.cells = notebook.cells[: max(calls) + 1]
+    os.environ |= {"KVCACHE_MEASUREMENTS": " ".join(["renew", *names]), "TQDM_DISABLE": "1"}
+    resources = {"metadata": {"path": str(ROOT)}}
+    NotebookClient(notebook, timeout=None, allow_errors=True, resources=resources).execute()
+    for index, name in sorted(calls.items()):
+        outputs = notebook.cells[index].outputs
+        errors = [out.evalue for out in outputs if out.output_type == "error"]
+        yield name, errors[0] if errors else None
 
 
 def main(names):
     """Measure; the exit status."""
     ours, known = packaged(), list(all_experiments())
-    places = {name: path for name, path, _, _ in in_chapters()}
     if unknown := set(names) - set(known):
         print(f"There is no experiment {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
         return 2
     device, refused = "cuda" if torch.cuda.is_available() else "cpu", []
-    for name in names or known:
-        start = time.perf_counter()
-        print(f"{name} ...", flush=True)
-        try:
-            if name in ours:
-                ours[name].measure(device).write()
-            else:
-                run_chapter(places[name], name)
-        except (RuntimeError, CellExecutionError) as problem:
+    wanted = names or known
+    chapters = {}
+    for name, path, _, _ in in_chapters():
+        if name in wanted:
+            chapters.setdefault(path, []).append(name)
+
+    def say(name, problem, start):
+        print(f"{time.perf_counter() - start:6.0f} s  {name}: {problem or 'on record'}", flush=True)
+        if problem:
             refused.append(name)
-            print(str(problem).strip().splitlines()[-1], flush=True)
-        print(f"    {time.perf_counter() - start:.0f} s", flush=True)
+
+    for name in (name for name in wanted if name in ours):
+        start = time.perf_counter()
+        say(name, measure_packaged(ours[name], device), start)
+    for path, several in chapters.items():
+        start = time.perf_counter()
+        print(f"          {path.name} runs for {', '.join(several)}", flush=True)
+        for name, problem in measure_in_chapter(path, several):
+            say(name, problem, start)
     if refused:
         print(f"Not on record anew: {', '.join(refused)}.")
-    return bool(refused)
+    return int(bool(refused))
 
 
 if __name__ == "__main__":
