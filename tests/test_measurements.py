@@ -1,6 +1,8 @@
 """Measurements: what is on record bears out every claim, and is of the code that lies here."""
 
 import copy
+import hashlib
+import linecache
 import textwrap
 import time
 from dataclasses import replace
@@ -251,15 +253,12 @@ def test_one_machine_model_is_on_record():
 # Of which code
 
 
-def hash_of(body, helper="return 1", tmp=[0]):  # noqa: B006 (a new module each time)
-    """The hash of a function in a module of its own, with a helper that it calls."""
-    source = f"def helper():\n    {helper}\n\n\n{textwrap.dedent(body)}"
-    namespace = {"__name__": "__main__"}
-    tmp[0] += 1
-    name = f"<hashed {tmp[0]}>"
-    import linecache
-
+def hash_of(body, helper="return 1", before=""):
+    """The hash of a function of a notebook, with a helper that it calls."""
+    source = f"{before}\ndef helper():\n    {helper}\n\n\n{textwrap.dedent(body)}"
+    name = f"<hashed {hashlib.sha256(source.encode()).hexdigest()}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    namespace = {"__name__": "__main__"}
     exec(compile(source, name, "exec"), namespace)
     return code_hash.code_hash(namespace["work"])
 
@@ -284,6 +283,37 @@ def test_other_code_is_noticed_in_the_experiment_and_in_what_it_uses():
     assert hash_of(PLAIN) != hash_of(PLAIN.replace("+ 1", "+ 2"))
     assert hash_of(PLAIN) != hash_of(PLAIN, helper="return 2")
     assert hash_of(PLAIN) == hash_of(PLAIN, helper="return 1  # the same")
+
+
+def test_other_constants_and_other_classes_are_noticed():
+    body = """
+        class Half:
+            def value(self):
+                return SIZE
+
+
+        class Whole(Half):
+            def twice(self):
+                return 2 * self.value()
+
+
+        whole = Whole()
+
+
+        def work(device):
+            return whole.twice()
+    """
+    before = "SIZE = 3"
+    assert hash_of(body, before=before) == hash_of(body + "# why", before=before)
+    assert hash_of(body, before=before) != hash_of(body, before="SIZE = 4")
+    assert hash_of(body, before=before) != hash_of(body.replace("2 *", "3 *"), before=before)
+    other = body.replace("return SIZE", "return 1 + SIZE")
+    assert hash_of(body, before=before) != hash_of(other, before=before)
+
+
+def test_a_dataclass_of_a_notebook_can_be_hashed():
+    before = "from dataclasses import dataclass\n@dataclass\nclass Pair:\n    a: int\n"
+    assert hash_of("def work(device):\n    return Pair(1)\n", before=before)
 
 
 def test_a_text_with_a_hash_sign_is_no_comment():

@@ -15,10 +15,10 @@ IGNORED = (*(f"kvcache.measurements.{name}" for name in FRAMEWORK), "kvcache.tol
 
 
 def code_hash(function):
-    """A short hash of a function and of all functions and classes of kvcache that it uses.
+    """A short hash of a function and of all that it uses of kvcache, and of its notebook.
 
-    Those that a notebook defines count as well. What other packages do does not: the record names
-    their versions.
+    That is: functions, classes, the classes of objects, and constants. What other packages do does
+    not count: the record names their versions.
     """
     codes = {}
     collect(function, codes)
@@ -33,12 +33,16 @@ def collect(thing, codes):
     tree = ast.parse(source_of(thing))
     codes[name] = bare(tree)
     scope = getattr(thing, "__globals__", None) or vars(sys.modules[thing.__module__])
-    for found in named(tree, scope):
-        found = inspect.unwrap(found) if callable(found) else found
-        module = getattr(found, "__module__", None) or ""
+    bases = [("", base) for base in getattr(thing, "__bases__", ())]
+    for word, found in [*named(tree, scope), *bases]:
+        if word.isupper() and isinstance(found, int | float | str | tuple | list | range | dict):
+            codes[f"{name} {word}"] = repr(found)
+        found = inspect.unwrap(found) if isinstance(found, FunctionType) else found
+        kind = found if isinstance(found, FunctionType | type) else type(found)
+        module = getattr(kind, "__module__", None) or ""
         ours = module.startswith("kvcache.") and not module.startswith(IGNORED)
-        if isinstance(found, FunctionType | type) and (ours or module == "__main__"):
-            collect(found, codes)
+        if ours or module == "__main__":
+            collect(kind, codes)
 
 
 def source_of(thing):
@@ -46,20 +50,21 @@ def source_of(thing):
     parts = [thing]
     if isinstance(thing, type) and thing.__module__ == "__main__":
         parts = [getattr(part, "__func__", part) for part in vars(thing).values()]
-        parts = [part for part in parts if isinstance(part, FunctionType)]
-        parts = [part for part in parts if not part.__code__.co_filename.startswith("<string>")]
+        parts = [inspect.unwrap(part) for part in parts if isinstance(part, FunctionType)]
+        # What a dataclass writes for itself has no source.
+        parts = [part for part in parts if part.__code__.co_filename != "<string>"]
     return "".join(textwrap.dedent(inspect.getsource(part)) for part in parts)
 
 
 def named(tree, scope):
-    """The objects that code names: globals, and attributes of modules."""
+    """What code names: (name, object) of globals, and of attributes of modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in scope:
-            yield scope[node.id]
+            yield node.id, scope[node.id]
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = scope.get(node.value.id)
             if isinstance(module, ModuleType) and hasattr(module, node.attr):
-                yield getattr(module, node.attr)
+                yield node.attr, getattr(module, node.attr)
 
 
 def bare(node):
