@@ -1,7 +1,7 @@
 """Sphinx extension: the page of all measurements, and the raw data beside the pages.
 
-The directive `records` makes a table of the records of each machine: what was asked, which chapter
-tells it, when it was measured, in how many rounds, how sure it is, and the file.
+The directive `records` makes a table of the records of each machine: the file, what was asked,
+which chapter tells it, when it was measured, of which commit, in how many rounds, and how sure.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from kvcache.measurements.records import FOLDER, records
 
-HEAD = ["experiment", "what it asks", "told in", "measured on", "rounds", "known to", "raw data"]
+HEAD = ["raw data", "what was asked", "told in", "measured"]
 
 
 def told_in(name):
@@ -25,15 +25,14 @@ def told_in(name):
 
 def row(record, asked):
     """The cells of a record."""
-    rounds, sure = "", "no clock"
+    file = f"../records/{record.device}/{record.experiment}.json"
+    when = [record.date, f"commit {record.commit}" if record.commit else "", "no clock"]
     if record.rounds:
-        rounds = str(max(len(samples) for samples in record.rounds.values()))
-        sure = f"± {max(record.error(name) for name in record.rounds):.0%}"
-    file = f"{record.device}/{record.experiment}.json"
-    link = f'<a href="../records/{file}">{file}</a>'
-    commit = f"commit {record.commit}" if record.commit else ""
-    where = told_in(record.experiment)
-    return [record.experiment, asked, where, f"{record.date}, {commit}", rounds, sure, link]
+        n_rounds = max(len(samples) for samples in record.rounds.values())
+        sure = max(record.error(name) for name in record.rounds)
+        when[-1] = f"{n_rounds} rounds, ± {sure:.1%}"
+    link = f'<a href="{file}">{record.experiment.replace("_", " ")}</a>'
+    return [link, asked, told_in(record.experiment), ", ".join(filter(None, when))]
 
 
 def tables():
