@@ -3,10 +3,8 @@
 import copy
 from dataclasses import replace
 
-import bench
 import pytest
 import torch
-import transformers
 from conftest import SMALL, twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -473,24 +471,6 @@ def test_a_cache_of_another_dtype_or_device_is_refused():
         model(token_ids, pages.batch([sequence]))
     assert len(pages.free_blocks) == 2
     model.double()(token_ids, pages.batch([sequence]))
-
-
-def test_every_row_of_the_bench_writes_the_text_of_the_baseline(monkeypatch):
-    monkeypatch.setattr(bench, "N_NEW", 6)
-    sizes = {"vocab_size": 90, "n_positions": 210, "n_embd": 48, "n_layer": 2, "n_head": 4}
-    config = transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
-    torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(config).eval()
-    for weight in theirs.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
-    monkeypatch.setattr(bench, "TURN", 2)
-    prompt, matrices = torch.randint(90, (1, 4)), [torch.rand(9, 5)]
-    seconds, texts, took = bench.measure(bench.all_rows(theirs), matrices, prompt)
-    assert all(len(times) == 6 and times.min() > 0 for times in seconds.values())
-    assert took.shape == (1,)
-    exact = [text for label, text in texts.items() if "int" not in label]
-    assert len(texts) in (11, 12)  # one more where there is a C++ compiler
-    assert all(torch.equal(text, texts["baseline"]) for text in exact)
 
 
 @pytest.mark.parametrize("name", [*EXACT, "short window", "int8", "int4"])

@@ -66,7 +66,9 @@ class Records(SphinxDirective):
 
 def copy_raw_data(app, exception):
     if not exception and app.builder.format == "html":
-        shutil.copytree(FOLDER, Path(app.outdir) / "records", dirs_exist_ok=True)
+        place = Path(app.outdir) / "records"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(FOLDER, place, ignore=shutil.ignore_patterns("*.half"))
 
 
 def setup(app):

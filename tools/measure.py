@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import torch
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 from kvcache.measurements import machine, speed
 from kvcache.measurements.experiments import Experiment
@@ -75,8 +76,8 @@ def measure_packaged(experiment, device):
     """Measure an experiment of the package. Returns what went wrong, or None."""
     try:
         experiment.measure(device).write()
-    except RuntimeError as problem:
-        return str(problem)
+    except Exception as problem:  # of any kind: the others go on
+        return f"{type(problem).__name__}: {problem}"
 
 
 def measure_in_chapter(path, names):
@@ -91,10 +92,18 @@ def measure_in_chapter(path, names):
         for index, cell in enumerate(notebook.cells)
         if cell.cell_type == "code" and f"measured({name})" in cell.source
     }
+    yield from (
+        (name, f"no cell calls it: measured({name})") for name in set(names) - {*calls.values()}
+    )
+    if not calls:
+        return
     notebook.cells = notebook.cells[: max(calls) + 1]
     os.environ |= {"KVCACHE_MEASUREMENTS": " ".join(["renew", *names]), "TQDM_DISABLE": "1"}
     resources = {"metadata": {"path": str(ROOT)}}
-    NotebookClient(notebook, timeout=None, allow_errors=True, resources=resources).execute()
+    try:
+        NotebookClient(notebook, timeout=None, allow_errors=True, resources=resources).execute()
+    except (AssertionError, DeadKernelError) as problem:  # Ctrl-C ends the kernel, too
+        raise KeyboardInterrupt from problem
     for index, name in sorted(calls.items()):
         outputs = notebook.cells[index].outputs
         errors = [out.evalue for out in outputs if out.output_type == "error"]

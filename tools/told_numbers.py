@@ -18,15 +18,19 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 MIME = "application/vnd.kvcache.told+json"
-MARK = re.compile(r'<span data-from="([^"]*)">(.*?)</span>', re.DOTALL)
+MARK = re.compile(r'<span data-from="([^"]*)">([^<]*)</span>')
 PLACEHOLDER = re.compile(r"\{[a-z:-]+\}`[^`]*`")
 
 
 def told(executed):
     """What the cells of an executed notebook said: name -> text."""
     outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
-    said = [out.data[MIME] for out in outputs if MIME in out.get("data", {})]
-    return {name: text for each in said for name, text in each.items()}
+    found = {}
+    for said in (out.data[MIME] for out in outputs if MIME in out.get("data", {})):
+        for name, text in said.items():
+            if found.setdefault(name, text) != text:
+                found[name] = f"{found[name]} and {text}"  # nothing in the text is both
+    return found
 
 
 def marked(notebook):
@@ -48,23 +52,25 @@ def complaints(notebook, said):
             yield f"'{name}' is {said[name]}, and the text has {text!r}"
     yield from (f"'{name}' is said by a cell, and told nowhere" for name in said.keys() - names)
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (role := PLACEHOLDER.search(cell.source)):
+        if cell.cell_type != "markdown":
+            continue
+        if len(re.findall("data-from", cell.source, re.I)) != len(MARK.findall(cell.source)):
+            yield f'cell {cell.get("id")}: a mark is written <span data-from="name">text</span>'
+        if role := PLACEHOLDER.search(cell.source):
             yield f"cell {cell.get('id')} has {role[0]}, which only the page understands"
-        if cell.cell_type == "markdown" and re.search(r"(?m)^#+ .*data-from", cell.source):
+        if re.search(r"(?m)^#+ .*data-from", cell.source):
             yield f"cell {cell.get('id')} has a number in a heading"
 
 
 def update(notebook, said):
     """Write what was said into the marks."""
+    marks = {
+        name: f'<span data-from="{name}">{html.escape(text, quote=False)}</span>'
+        for name, text in said.items()
+    }
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = MARK.sub(
-                lambda found: (
-                    f'<span data-from="{found[1]}">'
-                    f"{html.escape(said.get(found[1], found[2]), quote=False)}</span>"
-                ),
-                cell.source,
-            )
+            cell.source = MARK.sub(lambda found: marks.get(found[1], found[0]), cell.source)
 
 
 def chapters():
@@ -88,7 +94,8 @@ def main(check):
         said = told(executed)
         if not check:
             update(notebook, said)
-            nbformat.write(notebook, path)
+            if [cell.source for cell in notebook.cells] != [c.source for c in executed.cells]:
+                nbformat.write(notebook, path)
         wrong += [f"{path.name}: {complaint}" for complaint in complaints(notebook, said)]
     print(*wrong, sep="\n", end="\n" if wrong else "")
     if wrong and check:

@@ -6,65 +6,92 @@ Comments, docstrings and spaces do not count: whoever words a comment anew measu
 import ast
 import hashlib
 import inspect
+import re
+import symtable
 import sys
 import textwrap
+from dataclasses import is_dataclass
 from types import FunctionType, ModuleType
 
 FRAMEWORK = ("code_hash", "experiments", "records", "showing")
 IGNORED = (*(f"kvcache.measurements.{name}" for name in FRAMEWORK), "kvcache.told", "kvcache.plots")
+GIVING = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AugAssign, ast.With, ast.If)
+VALUES = (int, float, str, tuple, list, range)  # of constants; their text says all
 
 
 def code_hash(function):
     """A short hash of a function and of all that it uses of kvcache, and of its notebook.
 
-    That is: functions, classes, the classes of objects, and constants. What other packages do does
-    not count: the record names their versions.
+    Of kvcache that is: functions, classes and constants. Of a notebook: the statements of its cells
+    that gave a name what it stands for. What other packages do does not count: the record names
+    their versions.
     """
     codes = {}
-    collect(function, codes)
+    collect(function.__qualname__, source_of(function), function.__globals__, codes)
     return hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest()[:16]
 
 
-def collect(thing, codes):
-    """Add the bare code of a function or class, and of what it names, to `codes`, by name."""
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    if name in codes:
-        return
-    tree = ast.parse(source_of(thing))
+def collect(name, source, scope, codes):
+    """Add bare code, and that of all that it names, to `codes`, by name."""
+    tree = ast.parse(source)
+    words = global_names(source)
+    attributes = [
+        getattr(scope[node.value.id], node.attr, None)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.value.id in words and isinstance(scope.get(node.value.id), ModuleType)
+    ]
     codes[name] = bare(tree)
-    scope = getattr(thing, "__globals__", None) or vars(sys.modules[thing.__module__])
-    bases = [("", base) for base in getattr(thing, "__bases__", ())]
-    for word, found in [*named(tree, scope), *bases]:
-        if word.isupper() and isinstance(found, int | float | str | tuple | list | range | dict):
+    for word in sorted(words & scope.keys()):
+        found = scope[word]
+        if word.isupper() and (isinstance(found, VALUES) or is_dataclass(found)):
             codes[f"{name} {word}"] = repr(found)
-        found = inspect.unwrap(found) if isinstance(found, FunctionType) else found
-        kind = found if isinstance(found, FunctionType | type) else type(found)
-        module = getattr(kind, "__module__", None) or ""
+        elif statements := in_cells(word, scope):
+            if f"__main__.{word}" not in codes:
+                collect(f"__main__.{word}", statements, scope, codes)
+        else:
+            attributes.append(found)
+    for found in attributes:
+        found = inspect.unwrap(found) if callable(found) else found
+        module = getattr(found, "__module__", None) or ""
         ours = module.startswith("kvcache.") and not module.startswith(IGNORED)
-        if ours or module == "__main__":
-            collect(kind, codes)
+        name = f"{module}.{getattr(found, '__qualname__', '')}"
+        if ours and isinstance(found, FunctionType | type) and name not in codes:
+            collect(name, source_of(found), vars(sys.modules[module]), codes)
 
 
 def source_of(thing):
-    """The source of a function or class; of a notebook's class, that of its methods."""
-    parts = [thing]
-    if isinstance(thing, type) and thing.__module__ == "__main__":
-        parts = [getattr(part, "__func__", part) for part in vars(thing).values()]
-        parts = [inspect.unwrap(part) for part in parts if isinstance(part, FunctionType)]
-        # What a dataclass writes for itself has no source.
-        parts = [part for part in parts if part.__code__.co_filename != "<string>"]
-    return "".join(textwrap.dedent(inspect.getsource(part)) for part in parts)
+    return textwrap.dedent(inspect.getsource(thing))
 
 
-def named(tree, scope):
-    """What code names: (name, object) of globals, and of attributes of modules."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in scope:
-            yield node.id, scope[node.id]
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            module = scope.get(node.value.id)
-            if isinstance(module, ModuleType) and hasattr(module, node.attr):
-                yield node.attr, getattr(module, node.attr)
+def in_cells(name, scope):
+    """The source of the statements in a notebook's cells that give a global its value."""
+    found = {}
+    for cell in scope.get("In", []):
+        lines = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", cell).splitlines()
+        for node in ast.parse("\n".join(lines)).body if name in cell else []:
+            first = min(
+                [node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]
+            )
+            text = "\n".join(lines[first - 1 : node.end_lineno])
+            symbols = symtable.symtable(text, "", "exec").get_symbols()
+            given = name in (each.get_name() for each in symbols if each.is_assigned())
+            if given and isinstance(node, GIVING):
+                found[text] = None  # once, where a cell ran twice
+    return "\n".join(found)
+
+
+def global_names(source):
+    """The names that source code takes from outside."""
+    names, tables = set(), [symtable.symtable(source, "", "exec")]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            outside = symbol.is_global() or not symbol.is_assigned()
+            if symbol.is_referenced() and outside and not symbol.is_parameter():
+                names.add(symbol.get_name())
+    return names
 
 
 def bare(node):
@@ -73,10 +100,10 @@ def bare(node):
         return [bare(each) for each in node]
     if not isinstance(node, ast.AST):
         return repr(node)
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         node.body = node.body[ast.get_docstring(node) is not None :]
         node.decorator_list = [
-            each for each in node.decorator_list if "experiment(" not in ast.unparse(each)
+            each for each in node.decorator_list if not ast.unparse(each).startswith("experiment(")
         ]
     fields = [value for _, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *(bare(value) for value in fields)]

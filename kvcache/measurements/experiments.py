@@ -17,6 +17,7 @@ statistic is the same everywhere: of each step the median over the rounds; a tot
 these medians.
 """
 
+import math
 import platform
 import subprocess
 import sys
@@ -73,24 +74,28 @@ class Experiment:
         seconds  None: rounds go on until they are steady. A number: they go on for about so long,
                  at least one, however far apart they are.
 
-        Raises UnsteadyError if the rounds are still too far apart after `most` of them.
+        Raises UnsteadyError if the rounds are still too far apart after `most` of them, or if not
+        even one round was done after twice the seconds.
         """
-        found = self.function(device, **settings)
-        timed = {name: thing for name, thing in found.items() if callable(thing)}
-        facts = {name: thing for name, thing in found.items() if not callable(thing)}
-        rounds = {name: [] for name in timed}
-        about = (self.name, machine(device), date.today().isoformat(), commit(), self.code())
-        record = Record(*about, settings, rounds, {}, facts)
-        if not timed:
-            return record
-        one_round(timed, WARM_UP, device, WARM_UP)
-        start = time.perf_counter()
-        with tqdm(desc=self.name, unit="round", leave=False) as progress:
+        with tqdm(desc=f"{self.name}, preparing", unit=" steps", leave=False) as progress:
+            found = self.function(device, **settings) or {}
+            timed = {name: thing for name, thing in found.items() if callable(thing)}
+            facts = {name: thing for name, thing in found.items() if not callable(thing)}
+            rounds = {name: [] for name in timed}
+            about = (self.name, machine(device), date.today().isoformat(), commit(), self.code())
+            record = Record(*about, settings, rounds, {}, facts)
+            if not timed:
+                return record
+            progress.set_description(self.name)
+            start = time.perf_counter()
+            until = start + 2 * seconds if seconds is not None else math.inf
+            one_round(timed, WARM_UP, device, progress, until, WARM_UP)
+            gave = {}
             while not self.enough(record, seconds, time.perf_counter() - start):
-                times, gave = one_round(timed, self.turn, device)
+                times, gave = one_round(timed, self.turn, device, progress, until)
                 for name in timed:
                     rounds[name].append(times[name])
-                progress.update()
+                until = math.inf  # one round is there
         kept = {name: given for name, given in gave.items() if any(x is not None for x in given)}
         return replace(record, gave=kept)
 
@@ -102,14 +107,15 @@ class Experiment:
         if n_rounds < self.least:
             return False
         worst = max(record.rounds, key=record.error)
-        error = record.error(worst)
-        if error > self.spread and n_rounds >= self.most:
-            raise UnsteadyError(
-                f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%} only, "
-                f"and ± {self.spread:.0%} is asked for. Close what else is running, then: "
-                f"make measure NAME={self.name}"
-            )
-        return error <= self.spread
+        if not (error := record.error(worst)) > self.spread:
+            return True
+        if n_rounds < self.most:
+            return False
+        raise UnsteadyError(
+            f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%} only, and "
+            f"± {self.spread:.0%} is asked for. Close what else is running, then: "
+            f"make measure NAME={self.name}"
+        )
 
 
 def experiment(**options):
@@ -121,13 +127,14 @@ class UnsteadyError(RuntimeError):
     """The machine was too busy for a measurement that deserves the name."""
 
 
-def one_round(timed, turn, device, most=None):
+def one_round(timed, turn, device, progress, until=math.inf, most=None):
     """(seconds of each step, what each step gave), by name; at most `most` steps of each."""
     running = {name: islice(begin(), most) for name, begin in timed.items()}
     seconds, gave = ({name: [] for name in timed} for _ in range(2))
     while running:
         for name, steps in list(running.items()):
             for _ in range(turn):
+                synchronize(torch.device(device))
                 start = time.perf_counter()
                 try:
                     given = next(steps)
@@ -136,8 +143,20 @@ def one_round(timed, turn, device, most=None):
                     break
                 synchronize(torch.device(device))
                 seconds[name].append(time.perf_counter() - start)
-                gave[name].append(given.item() if isinstance(given, torch.Tensor) else given)
+                gave[name].append(plain(given))
+                progress.update()
+            if time.perf_counter() > until:
+                raise UnsteadyError("one round takes too long on this machine")
+    if nothing := [name for name in timed if not seconds[name]]:
+        raise RuntimeError(f"{nothing[0]} has no steps; return an iterator with at least one.")
     return seconds, gave
+
+
+def plain(given):
+    """What a step gave, as a record can hold it."""
+    if not isinstance(given, torch.Tensor):
+        return given
+    return given.item() if given.numel() == 1 else given.tolist()
 
 
 def repeat(work, n_steps):

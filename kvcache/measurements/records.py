@@ -1,6 +1,8 @@
 """Records: what was measured, when, and on which machine, in one JSON file each."""
 
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -44,15 +46,18 @@ class Record:
     def timing(self, name, prompt, label=None):
         """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave."""
         seconds = torch.tensor(self.rounds[name], dtype=torch.float64)
-        token_ids = torch.cat([prompt.cpu(), torch.tensor([self.gave[name]])], dim=1)
+        given = torch.tensor(self.gave[name]).view(1, -1)
+        token_ids = torch.cat([prompt.cpu(), given], dim=1)
         return Timing(label or name, prompt.shape[1], seconds, token_ids)
 
     def error(self, name):
         """How far off the median over the rounds may be, as a share of it.
 
         The middle half of the rounds, divided by the root of their number: about one standard error
-        of a median. A round counts as its median step.
+        of a median. A round counts as its median step. Less than three rounds tell nothing: nan.
         """
+        if len(self.rounds[name]) < 3:
+            return math.nan
         rounds = torch.tensor(self.rounds[name], dtype=torch.float64).quantile(0.5, dim=1)
         low, middle, high = rounds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=rounds.dtype))
         return ((high - low) / middle / len(rounds) ** 0.5).item()
@@ -62,7 +67,7 @@ class Record:
         """The name of its folder: cpu, or that of a GPU."""
         if self.machine["device"] == "cpu":
             return "cpu"
-        return "-".join(self.machine["name"].lower().split())
+        return re.sub("[^a-z0-9]+", "-", self.machine["name"].lower()).strip("-")
 
     def write(self, folder=FOLDER):
         """Write the file, whole or not at all; four digits of a time are enough."""
@@ -74,18 +79,29 @@ class Record:
         path = Path(folder) / self.device / f"{self.experiment}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".half")
-        half.write_text(json.dumps(values, indent=1).replace(",\n    ", ", ") + "\n")
-        half.replace(path)
+        try:
+            text = json.dumps(values, indent=1, allow_nan=False)
+            half.write_text(text.replace(",\n    ", ", ") + "\n", encoding="utf-8")
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
         return path
 
 
 def read(path):
     """The Record in a file. Raises ValueError, with its name, for one that is none."""
+    path = Path(path)
     try:
-        return Record(**json.loads(Path(path).read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as problem:
-        remedy = f"make measure NAME={Path(path).stem}"
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        if (record.experiment, record.device) != (path.stem, path.parent.name):
+            raise ValueError(f"it is one of {record.experiment} on {record.machine['name']}")
+        for name in record.rounds:
+            if not record[name].seconds.numel():
+                raise ValueError(f"{name} has no samples")
+    except (KeyError, TypeError, ValueError) as problem:
+        remedy = f"make measure NAME={path.stem}"
         raise ValueError(f"{path} is no record ({problem}); {remedy}") from problem
+    return record
 
 
 def records(name="*", folder=FOLDER):
@@ -116,8 +132,11 @@ def broken_here(experiment, here, on_record):
 
     A small run is asked only what the record bears out, too, when it is cut to as few steps.
     """
-    lengths = {name: len(rounds[0]) for name, rounds in here.rounds.items()}
-    cut = {name: [steps[:n] for steps in on_record.rounds[name]] for name, n in lengths.items()}
+    cut = {
+        name: [steps[: len(here.rounds[name][0])] for steps in rounds]
+        for name, rounds in on_record.rounds.items()
+        if name in here.rounds
+    }
     on_record, broken = replace(on_record, rounds=cut), []
     for sentence, condition in experiment.claims.items():
         try:

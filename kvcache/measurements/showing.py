@@ -16,13 +16,17 @@ from .records import broken_claims, broken_here, recorded, records
 SECONDS = 40  # of rounds in a reader's kernel; preparing comes on top
 
 
-def measured(experiment):
+def measured(experiment, table=True):
     """The CPU's record of an experiment, which the text tells; shows where it comes from.
+
+    table  whether the records of several machines are shown side by side
 
     In a reader's kernel it also measures, and shows both. Raises ValueError while the book is built
     if the record is of other code, or does not bear out a claim.
     """
-    mode, *names = os.environ.get("KVCACHE_MEASUREMENTS", "live").split()
+    mode, *names = os.environ.get("KVCACHE_MEASUREMENTS", "").split() or ["live"]
+    if mode not in ("live", "record", "renew"):
+        raise ValueError(f"KVCACHE_MEASUREMENTS is {mode!r}; leave it unset, or say record.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if experiment.name in names:
         path = experiment.measure(device).write()
@@ -32,7 +36,7 @@ def measured(experiment):
     if mode == "record":
         check(experiment, record)
     here = live(experiment, device) if mode == "live" else None
-    display(Shown(records(experiment.name), here))
+    display(Shown(records(experiment.name), here, table, experiment.code()))
     if here:
         for sentence in broken_here(experiment, here, record):
             print(f'In this run, on this machine, it does not hold that "{sentence}".')
@@ -50,64 +54,78 @@ def check(experiment, record):
 
 def live(experiment, device):
     """A reader's own run; None, and words, where it cannot be done."""
-    seconds = float(os.environ.get("KVCACHE_LIVE_SECONDS", SECONDS))
     try:
+        seconds = float(os.environ.get("KVCACHE_LIVE_SECONDS") or SECONDS)
         return experiment.measure(device, seconds, **experiment.small)
-    except (ImportError, OSError, RuntimeError) as problem:
+    except (ImportError, OSError, RuntimeError, ValueError) as problem:
         print(f"Not measured here: {problem}")
 
 
 class Shown:
-    """Where a record comes from and, where there are several, all of them side by side."""
+    """Where a record comes from and, where there are several, all of them side by side.
 
-    def __init__(self, on_record, here=None):
-        self.on_record, self.columns = on_record, {}
+    code  the hash of the code that lies here: a GPU's record may be older
+    """
+
+    def __init__(self, on_record, here=None, table=True, code=None):
+        self.on_record, self.code, self.columns = on_record, code, {}
         for record in on_record:
             device = "CPU" if record.device == "cpu" else record.machine["name"]
             self.columns[f"on record, {device}"] = record
         if here:
             small = "".join(f", {key}={value}" for key, value in here.settings.items())
             self.columns[f"here{small}"] = here
+        self.table = len(self.columns) > 1 and (table or here)
 
     def rows(self):
-        """For each that was timed: its name and its time in each column.
+        """For each that was timed: its name and its time in each column; then the numbers found.
 
         The runs are compared over the steps that all of them have.
         """
-        for name in self.on_record[0].rounds:
-            have = [record for record in self.columns.values() if name in record.rounds]
+        records = self.columns.values()
+        for name in dict.fromkeys(name for record in records for name in record.rounds):
+            have = [record for record in records if name in record.rounds]
             n_steps = min(len(record.rounds[name][0]) for record in have)
-            times = [""] * len(self.columns)
-            for i, record in enumerate(self.columns.values()):
-                if record in have:
-                    seconds = record[name].per_token[:n_steps].sum().item()
-                    times[i] = f"{in_units(seconds)} ± {record.error(name):.0%}"
+            times = [cell(record, name, n_steps) if record in have else "" for record in records]
             yield [f"{name}, {n_steps} steps" if n_steps > 1 else name, *times]
-        columns = [numbers(record.facts) for record in self.columns.values()]
+        columns = [numbers(record.facts) for record in records]
         for name in columns[0]:
             yield [name, *(f"{each[name]:.4g}" if name in each else "" for each in columns)]
 
+    def provenance(self, record):
+        """When and on what it was measured, with a link to the raw data."""
+        where, torch_version = record.machine, record.machine["versions"]["torch"].split("+")[0]
+        inside = f"{where['cores']} cores, " if record.device == "cpu" else ""
+        if self.code and record.code != self.code:
+            inside += f"other code than today's, of commit {record.commit}, "
+        url = f"{folder_address()}/{record.device}/{record.experiment}.json"
+        said = f"{record.date}, on {where['name']} ({inside}PyTorch {torch_version}: "
+        return f'{said}<a href="{url}">raw data</a>)'
+
     def __repr__(self):
         """Markdown that can also be read as it is."""
-        lines = []
-        for record in self.on_record:
-            where = record.machine
-            on = f"{where['name']} ({where['cores']} cores, {where['threads']} threads)"
-            on = on if record.device == "cpu" else where["name"]
-            url = f"{folder_address()}/{record.device}/{record.experiment}.json"
-            said = f"Measured on {record.date}, on {on}, PyTorch {where['versions']['torch']}"
-            lines.append(f'{said} (<a href="{url}">raw data</a>).')
-        rows = list(self.rows()) if len(self.columns) > 1 else []
-        if rows:
-            lines += ["", *(f"| {' | '.join(row)} |" for row in [["", *self.columns], *rows])]
-            lines.insert(-len(rows), "|---" * (1 + len(self.columns)) + "|")
-        return "\n".join(lines)
+        said = f"Measured on {'; on '.join(map(self.provenance, self.on_record))}."
+        rows = list(self.rows()) if self.table else []
+        if not rows:
+            return said
+        lines = [f"| {' | '.join(row)} |" for row in [["", *self.columns], *rows]]
+        lines.insert(1, "|---" * (1 + len(self.columns)) + "|")
+        return "\n".join([said, "", *lines])
 
     _repr_markdown_ = __repr__
 
 
+def cell(record, name, n_steps):
+    """A time, and how well it is known."""
+    time = in_units(record[name].per_token[:n_steps].sum().item())
+    error = record.error(name)
+    return f"{time} ±\u00a0{error:.1%}" if error == error else f"{time} (too few rounds for a ±)"
+
+
 def numbers(facts, names=()):
-    """The single numbers among facts, also in dicts of dicts: name -> number."""
+    """The single numbers among facts, also in dicts and short lists: name -> number."""
+    if isinstance(facts, list | tuple):
+        facts = dict(enumerate(facts, 1)) if len(facts) <= 8 else {}
     if isinstance(facts, dict):
         inside = [numbers(fact, (*names, name)) for name, fact in facts.items()]
         return {name: number for each in inside for name, number in each.items()}
