@@ -90,7 +90,7 @@ class Shown:
             yield [f"{name}, {n_steps} steps" if n_steps > 1 else name, *times]
         columns = [numbers(record.facts) for record in records]
         for name in columns[0]:
-            yield [name, *(f"{each[name]:.4g}" if name in each else "" for each in columns)]
+            yield [name, *(in_digits(each[name]) if name in each else "" for each in columns)]
 
     def provenance(self, record):
         """When and on what it was measured, with a link to the raw data."""
@@ -130,6 +130,11 @@ def numbers(facts, names=()):
         inside = [numbers(fact, (*names, name)) for name, fact in facts.items()]
         return {name: number for each in inside for name, number in each.items()}
     return {", ".join(map(str, names)): facts} if isinstance(facts, int | float) else {}
+
+
+def in_digits(number):
+    """A count in full, any other number with four digits."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
 
 
 def in_units(seconds):
