@@ -68,7 +68,7 @@ def in_cells(name, scope):
     """The source of the statements in a notebook's cells that give a global its value."""
     found = {}
     for cell in scope.get("In", []):
-        lines = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", cell).splitlines()
+        lines = re.sub(r"(?m)^(\s*)[%!](?=[a-z]).*", r"\1pass", cell).splitlines()
         for node in ast.parse("\n".join(lines)).body if name in cell else []:
             first = min(
                 [node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]
