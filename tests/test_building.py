@@ -30,7 +30,8 @@ class Book:
 
     def __init__(self, folder, page="page"):
         self.folder, self.page = folder, folder / "chapters" / f"{page}.ipynb"
-        self.settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+        ours = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
+        self.settings = {**ours, "OMP_NUM_THREADS": "1"}
         for path in tracked():
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

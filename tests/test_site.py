@@ -25,7 +25,7 @@ from playwright.sync_api import expect
 
 REPOSITORY = address.current_address()
 SITE = address.site(REPOSITORY)
-EXTRAS = ["glossary", "references", "changelog", "cite"]
+EXTRAS = ["measurements", "glossary", "references", "changelog", "cite"]
 PAGES = [*NAMES, *EXTRAS]
 
 
@@ -219,7 +219,7 @@ def test_the_contents_show_where_one_is_and_what_comes_next(open_page, number):
         current = page.locator(".bd-sidebar-primary .current.active a.current")
         assert current.inner_text().startswith(f"{number}. ")
         assert page.locator(".left-prev").get_attribute("href") == f"{NAMES[number - 1]}.html"
-    following = f"{NAMES[number + 1]}.html" if number + 1 < len(NAMES) else "glossary.html"
+    following = f"{NAMES[number + 1]}.html" if number + 1 < len(NAMES) else "measurements.html"
     assert page.locator(".right-next").get_attribute("href") == following
 
 

@@ -1,7 +1,7 @@
 """Shows a measurement in a notebook: the record, and beside it what the reader's machine does.
 
 While the book is built, KVCACHE_MEASUREMENTS is "record": nothing is measured. In a reader's own
-kernel it is not set: there the experiment runs, for a minute at most. `make measure` sets it to
+kernel it is not set: there the experiment runs, for about a minute. `make measure` sets it to
 "renew" and the names of the experiments to measure whole and put on record.
 """
 
