@@ -130,14 +130,14 @@ def lines_of_code(path):
 
 
 def test_the_package_stays_small_enough_to_read():
-    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2480
+    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2560
 
 
 def test_what_records_reads_and_compares_is_small():
     names = ("__init__", "experiments", "code_hash", "records")
     paths = [PACKAGE / "measurements" / f"{name}.py" for name in names]
-    assert sum(lines_of_code(path) for path in [*paths, PACKAGE / "told.py"]) <= 255
-    assert lines_of_code(PACKAGE / "measurements" / "showing.py") <= 95
+    assert sum(lines_of_code(path) for path in [*paths, PACKAGE / "told.py"]) <= 310
+    assert lines_of_code(PACKAGE / "measurements" / "showing.py") <= 110
 
 
 def test_javascript_and_css_stay_small():
