@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
+import browser
 import pytest
 import torch
 from playwright.sync_api import sync_playwright
@@ -14,9 +14,6 @@ from playwright.sync_api import sync_playwright
 from kvcache import GPTConfig, baseline, cached, load_tokenizer, time_flies
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-import browser  # noqa: E402  (tools/ is no package)
-
 HTML = ROOT / "_build" / "html"
 WHOLE_BOOK = bool(os.environ.get("WHOLE_BOOK"))  # all chapters in every way of reading: test-all
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))

@@ -46,7 +46,7 @@ def test_unit_tests_pass(version, tmp_path):
     nodeps = ["-r", ROOT / "tests" / "requirements-nodeps.txt"]
     pythons.uv("pip", "install", "--quiet", "--python", program, "--no-deps", *nodeps)
     command = [program, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [ROOT / "tests" / f"test_{name}.py" for name in UNIT]
+    command += [ROOT / "tests" / "package" / f"test_{name}.py" for name in UNIT]
     settings = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
