@@ -4,19 +4,19 @@ Comments, docstrings and spaces do not count: whoever words a comment anew measu
 """
 
 import ast
+import dis
 import hashlib
 import inspect
-import re
-import symtable
-import sys
 import textwrap
 from dataclasses import is_dataclass
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
-FRAMEWORK = ("code_hash", "experiments", "records", "showing")
-IGNORED = (*(f"kvcache.measurements.{name}" for name in FRAMEWORK), "kvcache.told", "kvcache.plots")
+from IPython.core.inputtransformer2 import TransformerManager
+
+NAMES = ("code_hash", "experiments", "records", "showing")  # they measure, and are not measured
+IGNORED = (*(f"kvcache.measurements.{name}" for name in NAMES), "kvcache.told", "kvcache.plots")
 GIVING = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AugAssign, ast.With, ast.If)
-VALUES = (int, float, str, tuple, list, range)  # of constants; their text says all
+CONSTANTS = (int, float, str, tuple, list, range)  # their text says all
 
 
 def code_hash(function):
@@ -27,71 +27,57 @@ def code_hash(function):
     their versions.
     """
     codes = {}
-    collect(function.__qualname__, source_of(function), function.__globals__, codes)
+    collect(function.__qualname__, inspect.getsource(function), function.__globals__, codes)
     return hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest()[:16]
 
 
 def collect(name, source, scope, codes):
     """Add bare code, and that of all that it names, to `codes`, by name."""
-    tree = ast.parse(source)
-    words = global_names(source)
-    attributes = [
-        getattr(scope[node.value.id], node.attr, None)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-        if node.value.id in words and isinstance(scope.get(node.value.id), ModuleType)
-    ]
+    if name in codes:
+        return
+    tree = ast.parse(textwrap.dedent(source))
     codes[name] = bare(tree)
-    for word in sorted(words & scope.keys()):
-        found = scope[word]
-        if word.isupper() and (isinstance(found, VALUES) or is_dataclass(found)):
-            codes[f"{name} {word}"] = repr(found)
-        elif statements := in_cells(word, scope):
-            if f"__main__.{word}" not in codes:
+    words = names_in(compile(ast.fix_missing_locations(tree), name, "exec"))
+    used = [vars(scope[word]) for word in words & scope.keys() if is_our_module(scope[word])]
+    for names in (scope, *used):
+        for word in words & names.keys():
+            found = inspect.unwrap(names[word]) if callable(names[word]) else names[word]
+            if word.isupper() and (isinstance(found, CONSTANTS) or is_dataclass(found)):
+                codes[f"{name} {word}"] = repr(found)
+            elif statements := in_cells(word, names.get("In", [])):
                 collect(f"__main__.{word}", statements, scope, codes)
-        else:
-            attributes.append(found)
-    for found in attributes:
-        found = inspect.unwrap(found) if callable(found) else found
-        module = getattr(found, "__module__", None) or ""
-        ours = module.startswith("kvcache.") and not module.startswith(IGNORED)
-        name = f"{module}.{getattr(found, '__qualname__', '')}"
-        if ours and isinstance(found, FunctionType | type) and name not in codes:
-            collect(name, source_of(found), vars(sys.modules[module]), codes)
+            elif isinstance(found, FunctionType | type) and is_our_module(
+                module := inspect.getmodule(found)
+            ):
+                called = f"{module.__name__}.{found.__qualname__}"
+                collect(called, inspect.getsource(found), vars(module), codes)
 
 
-def source_of(thing):
-    return textwrap.dedent(inspect.getsource(thing))
+def is_our_module(thing):
+    """Whether it is a module of kvcache whose code may be measured."""
+    name = thing.__name__ if isinstance(thing, ModuleType) else ""
+    return name.startswith("kvcache.") and not name.startswith(IGNORED)
 
 
-def in_cells(name, scope):
+def names_in(code):
+    """The names that compiled code uses, also in the functions and classes inside it."""
+    inside = [names_in(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*inside)
+
+
+def in_cells(name, cells):
     """The source of the statements in a notebook's cells that give a global its value."""
     found = {}
-    for cell in scope.get("In", []):
-        lines = re.sub(r"(?m)^(\s*)[%!](?=[a-z]).*", r"\1pass", cell).splitlines()
-        for node in ast.parse("\n".join(lines)).body if name in cell else []:
-            first = min(
-                [node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]
-            )
-            text = "\n".join(lines[first - 1 : node.end_lineno])
-            symbols = symtable.symtable(text, "", "exec").get_symbols()
-            given = name in (each.get_name() for each in symbols if each.is_assigned())
-            if given and isinstance(node, GIVING):
-                found[text] = None  # once, where a cell ran twice
+    for cell in (cell for cell in cells if name in cell):
+        try:
+            tree = ast.parse(TransformerManager().transform_cell(cell))
+        except SyntaxError:
+            continue  # it gave nothing
+        for node in (node for node in tree.body if isinstance(node, GIVING)):
+            code = compile(ast.Module([node], []), "", "exec")
+            if name in {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"}:
+                found[ast.unparse(node)] = None  # once, where a cell ran twice
     return "\n".join(found)
-
-
-def global_names(source):
-    """The names that source code takes from outside."""
-    names, tables = set(), [symtable.symtable(source, "", "exec")]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        for symbol in table.get_symbols():
-            outside = symbol.is_global() or not symbol.is_assigned()
-            if symbol.is_referenced() and outside and not symbol.is_parameter():
-                names.add(symbol.get_name())
-    return names
 
 
 def bare(node):
@@ -101,9 +87,10 @@ def bare(node):
     if not isinstance(node, ast.AST):
         return repr(node)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        node.body = node.body[ast.get_docstring(node) is not None :]
-        node.decorator_list = [
-            each for each in node.decorator_list if not ast.unparse(each).startswith("experiment(")
+        node.body = node.body[ast.get_docstring(node) is not None :] or [ast.Pass()]
+        claims = [
+            each for each in node.decorator_list if ast.unparse(each).startswith("experiment(")
         ]
+        node.decorator_list = [each for each in node.decorator_list if each not in claims]
     fields = [value for _, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *(bare(value) for value in fields)]

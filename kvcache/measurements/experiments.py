@@ -19,6 +19,8 @@ these medians.
 
 import math
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -77,27 +79,25 @@ class Experiment:
         Raises UnsteadyError if the rounds are still too far apart after `most` of them, or if not
         even one round was done after twice the seconds.
         """
+        start = time.perf_counter()
         with tqdm(desc=f"{self.name}, preparing", unit=" steps", leave=False) as progress:
             found = self.function(device, **settings) or {}
             timed = {name: thing for name, thing in found.items() if callable(thing)}
             facts = {name: thing for name, thing in found.items() if not callable(thing)}
-            rounds = {name: [] for name in timed}
+            rounds, gave = {name: [] for name in timed}, {}
             about = (self.name, machine(device), date.today().isoformat(), commit(), self.code())
-            record = Record(*about, settings, rounds, {}, facts)
-            if not timed:
-                return record
+            record = Record(*about, settings, rounds, gave, facts)
             progress.set_description(self.name)
-            start = time.perf_counter()
-            until = start + 2 * seconds if seconds is not None else math.inf
+            begun = time.perf_counter()
+            until = math.inf if seconds is None else begun + 2 * seconds
             one_round(timed, WARM_UP, device, progress, until, WARM_UP)
-            gave = {}
-            while not self.enough(record, seconds, time.perf_counter() - start):
-                times, gave = one_round(timed, self.turn, device, progress, until)
+            while timed and not self.enough(record, seconds, time.perf_counter() - begun):
+                times, given = one_round(timed, self.turn, device, progress, until)
                 for name in timed:
                     rounds[name].append(times[name])
+                gave |= given
                 until = math.inf  # one round is there
-        kept = {name: given for name, given in gave.items() if any(x is not None for x in given)}
-        return replace(record, gave=kept)
+        return replace(record, took=round(time.perf_counter() - start, 1))
 
     def enough(self, record, seconds, spent):
         """Whether the rounds so far suffice."""
@@ -130,7 +130,7 @@ class UnsteadyError(RuntimeError):
 def one_round(timed, turn, device, progress, until=math.inf, most=None):
     """(seconds of each step, what each step gave), by name; at most `most` steps of each."""
     running = {name: islice(begin(), most) for name, begin in timed.items()}
-    seconds, gave = ({name: [] for name in timed} for _ in range(2))
+    seconds, gave = {name: [] for name in timed}, {}
     while running:
         for name, steps in list(running.items()):
             for _ in range(turn):
@@ -143,20 +143,16 @@ def one_round(timed, turn, device, progress, until=math.inf, most=None):
                     break
                 synchronize(torch.device(device))
                 seconds[name].append(time.perf_counter() - start)
-                gave[name].append(plain(given))
+                if given is not None:
+                    tensor = isinstance(given, torch.Tensor)
+                    given = given.squeeze().tolist() if tensor else given
+                    gave.setdefault(name, []).append(given)
                 progress.update()
             if time.perf_counter() > until:
                 raise UnsteadyError("one round takes too long on this machine")
     if nothing := [name for name in timed if not seconds[name]]:
         raise RuntimeError(f"{nothing[0]} has no steps; return an iterator with at least one.")
     return seconds, gave
-
-
-def plain(given):
-    """What a step gave, as a record can hold it."""
-    if not isinstance(given, torch.Tensor):
-        return given
-    return given.item() if given.numel() == 1 else given.tolist()
 
 
 def repeat(work, n_steps):
@@ -188,15 +184,12 @@ def machine(device):
 def processor():
     """The name of the processor; Linux has it in a file."""
     listed = Path("/proc/cpuinfo")
-    lines = listed.read_text().splitlines() if listed.is_file() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    named = re.search(r"model name\s*: (.+)", listed.read_text()) if listed.is_file() else None
+    return named[1] if named else platform.processor()
 
 
 def commit():
     """The commit that lies here, or None outside a checkout."""
     command = ["git", "-C", Path(__file__).parent, "rev-parse", "--short=12", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    found = shutil.which("git") and subprocess.run(command, capture_output=True, text=True).stdout
+    return (found or "").strip() or None

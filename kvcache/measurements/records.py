@@ -11,6 +11,7 @@ import torch
 from ..timing import Timing
 
 FOLDER = Path(__file__).resolve().parent / "records"
+NO_TOKENS = torch.empty(1, 0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Record:
     rounds      name -> seconds of each step in each round: the raw samples
     gave        name -> what each step gave, tokens for example
     facts       name -> what was found without a clock
+    took        seconds that all of it took, with what was prepared
     """
 
     experiment: str
@@ -37,18 +39,16 @@ class Record:
     rounds: dict
     gave: dict
     facts: dict
+    took: float | None = None
 
     def __getitem__(self, name):
         """The Timing of what was timed under that name."""
-        seconds = torch.tensor(self.rounds[name], dtype=torch.float64)
-        return Timing(name, 0, seconds, torch.empty(1, 0, dtype=torch.int64))
+        return Timing(name, 0, torch.tensor(self.rounds[name], dtype=torch.float64), NO_TOKENS)
 
     def timing(self, name, prompt, label=None):
         """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave."""
-        seconds = torch.tensor(self.rounds[name], dtype=torch.float64)
-        given = torch.tensor(self.gave[name]).view(1, -1)
-        token_ids = torch.cat([prompt.cpu(), given], dim=1)
-        return Timing(label or name, prompt.shape[1], seconds, token_ids)
+        token_ids = torch.cat([prompt.cpu(), torch.tensor([self.gave[name]])], dim=1)
+        return Timing(label or name, prompt.shape[1], self[name].seconds, token_ids)
 
     def error(self, name):
         """How far off the median over the rounds may be, as a share of it.

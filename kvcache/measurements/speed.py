@@ -51,8 +51,8 @@ def long_ratio(record):
 
 
 @experiment(
-    least=3,
-    most=9,
+    least=5,
+    most=10,
     spread=0.05,
     small={"n_new": 40, "lengths": (4, 24, 44, 64)},
     claims={

@@ -76,6 +76,11 @@ def test_a_record_was_measured_until_it_was_steady(record):
     assert all(len(rounds) >= experiment.least for rounds in record.rounds.values())
 
 
+def test_a_reader_waits_a_minute_at_most_for_what_has_no_clock_in_it():
+    whole = [r for r in RECORDS if not r.rounds and not EXPERIMENTS[r.experiment].small]
+    assert {r.experiment: r.took for r in whole if r.device == "cpu" and r.took > 45} == {}
+
+
 @pytest.mark.parametrize(("record", "condition"), CLAIMS)
 def test_a_claim_holds_on_each_record(record, condition):
     assert condition(record)
