@@ -99,9 +99,13 @@ def measure_in_chapter(path, names):
         return
     notebook.cells = notebook.cells[: max(calls) + 1]
     os.environ |= {"KVCACHE_MEASUREMENTS": " ".join(["renew", *names]), "TQDM_DISABLE": "1"}
-    resources = {"metadata": {"path": str(ROOT)}}
+    options = {
+        "timeout": None,
+        "allow_errors": True,
+        "resources": {"metadata": {"path": str(ROOT)}},
+    }
     try:
-        NotebookClient(notebook, timeout=None, allow_errors=True, resources=resources).execute()
+        NotebookClient(notebook, **options).execute(transport_encryption="auto")
     except (AssertionError, DeadKernelError) as problem:  # Ctrl-C ends the kernel, too
         raise KeyboardInterrupt from problem
     for index, name in sorted(calls.items()):
