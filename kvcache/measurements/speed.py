@@ -169,7 +169,7 @@ def decoding(device, n_new=80, with_compiler=True):
     caching = cached.GPTModel(cfg)
     caching.load_state_dict(plain.state_dict(), assign=True)
     caching.to(device).eval()
-    wrapped = Theirs(theirs.to(device), cfg)
+    theirs.to(device)
     prompt = torch.tensor([load_tokenizer().encode(PROMPT)], device=device)
     room = prompt.shape[1] + n_new
 
@@ -193,8 +193,12 @@ def decoding(device, n_new=80, with_compiler=True):
     found |= {name: writer(fast, make) for name, make in makers.items()}
     if with_compiler:
         found[COMPILED] = writer(compiled_copy(fast, makers[IN_PLACE]()), makers[IN_PLACE])
-    found[THEIRS] = writer(wrapped, lambda: TheirCache(theirs, cfg))
-    found["transformers, static"] = writer(wrapped, lambda: TheirCache(theirs, cfg, room))
+    kinds = {
+        THEIRS: lambda: transformers.DynamicCache(config=theirs.config),
+        "transformers, static": lambda: transformers.StaticCache(theirs.config, max_cache_len=room),
+    }
+    for name, make in kinds.items():
+        found[name] = lambda make=make: their_steps(theirs, prompt, n_new, make())
     return found
 
 
@@ -208,37 +212,10 @@ def compiled_copy(model, cache):
     return copy.eval()
 
 
-class Theirs(torch.nn.Module):
-    """transformers' model behind the interface that `stream` asks for."""
-
-    def __init__(self, model, cfg):
-        super().__init__()
-        self.model, self.cfg, self.tok_emb = model, cfg, model.transformer.wte
-
-    def forward(self, token_ids, cache=None, last_only=False):
-        length = cache.n_tokens + token_ids.shape[1]
-        mask = None if cache.static is None else cache.mask[:, :length]
-        with torch.inference_mode():
-            out = self.model(
-                token_ids,
-                past_key_values=cache.theirs,
-                attention_mask=mask,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache.n_tokens = length
-        return out.logits
-
-
-class TheirCache(caches.Cache):
-    """One of transformers' caches, with what `stream` asks of a cache."""
-
-    def __init__(self, model, cfg, static=None):
-        import transformers
-
-        super().__init__(cfg)
-        self.static, self.max_tokens = static, static
-        self.theirs = transformers.DynamicCache(config=model.config)
-        if static:
-            self.theirs = transformers.StaticCache(config=model.config, max_cache_len=static)
-            self.mask = torch.ones(1, static, dtype=torch.long, device=model.device)
+@torch.inference_mode()
+def their_steps(model, token_ids, n_new, cache):
+    """The tokens that a model of transformers writes, (batch, 1) each, with one of its caches."""
+    for _ in range(n_new):
+        out = model(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        token_ids = out.logits[:, -1:].argmax(dim=-1)
+        yield token_ids
