@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 
 import torch
 from IPython.display import display
+from matplotlib.ticker import EngFormatter
 
 from .records import broken_claims, broken_here, recorded, records
 
@@ -139,9 +140,7 @@ def in_digits(number):
 
 def in_units(seconds):
     """A time in the unit that suits it, with three digits."""
-    units = {"s": 1, "ms": 1e-3, "µs": 1e-6}
-    unit = next((unit for unit, size in units.items() if seconds >= size), "µs")
-    return f"{float(f'{seconds / units[unit]:.3g}'):g} {unit}"
+    return EngFormatter("s")(float(f"{seconds:.3g}"))
 
 
 def folder_address():
