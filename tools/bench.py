@@ -2,18 +2,23 @@
 
 The experiments are those that the chapters tell: `writing`, without and with a cache, `decoding`,
 with each cache and with transformers, and `machine`, from which the limit comes. Each is measured
-for about a minute, at least one whole round.
+for about a minute, at least one whole round, and nothing is put on record.
 """
 
-import torch
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from measure import DEVICE, measure
 
 from kvcache.config import GPT2_124M
-from kvcache.measurements.machine import bandwidth, machine
-from kvcache.measurements.records import records
-from kvcache.measurements.speed import NO_CACHE, WITH_CACHE, decoding, writing
+from kvcache.measurements.machine import bandwidth
+from kvcache.measurements.records import read, records
+from kvcache.measurements.speed import NO_CACHE, WITH_CACHE
 from kvcache.memory import kv_cache_bytes
 
 SECONDS = 60
+REFERENCES = {"machine": None, "writing": NO_CACHE, "decoding": WITH_CACHE}
 
 
 def least_seconds(record, n_cached):
@@ -23,13 +28,13 @@ def least_seconds(record, n_cached):
     return (weights + kv_cache_bytes(cfg, n_cached)) / bandwidth(record)
 
 
-def table(here, on_record, reference, limits):
+def table(runs, reference, limits):
     """A line for each row: tokens a second, ratio to the reference, share of the limit; twice."""
-    print(f"\n{here.experiment:32}{'here':>24}{'on record':>27}")
+    print(f"\n{runs[0].experiment:32}{'here':>24}{'on record':>27}")
     print(" " * 32 + 2 * "tokens/s       x   limit   ")
-    for name in here.rounds:
+    for name in runs[0].rounds:
         line = f"{name:32}"
-        for record, limit in zip((here, on_record), limits, strict=True):
+        for record, limit in zip(runs, limits, strict=True):
             if not record or name not in record.rounds:
                 continue
             times = record[name]
@@ -40,24 +45,27 @@ def table(here, on_record, reference, limits):
 
 
 def main():
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"GPT-2's 124M shape, random weights, float32, batch 1, {device}")
+    """Print the tables; the exit status."""
+    print(f"GPT-2's 124M shape, random weights, float32, batch 1, {DEVICE}")
     limits = []
-    for experiment, reference in ((machine, None), (writing, NO_CACHE), (decoding, WITH_CACHE)):
-        here = experiment.measure(device, SECONDS)
-        same = [record for record in records(experiment.name) if record.device == here.device]
-        on_record = same[0] if same else None
-        if experiment is machine:
-            for label, record in (("here", here), ("on record", on_record)):
-                limits.append(least_seconds(record, 100) if record else None)
+    with TemporaryDirectory() as folder:
+        for name, problem in measure(REFERENCES, SECONDS, folder):
+            if problem:
+                print(f"{name}: {problem}")
+                return 1
+            (here,) = map(read, Path(folder).glob(f"*/{name}.json"))
+            same = [record for record in records(name) if record.device == here.device]
+            runs = [here, same[0] if same else None]
+            if name != "machine":
+                table(runs, REFERENCES[name], limits)
+                continue
+            limits = [record and least_seconds(record, 100) for record in runs]
+            for label, record, limit in zip(("here", "on record"), runs, limits, strict=True):
                 if record:
-                    print(
-                        f"{label:10}{bandwidth(record) / 1e9:6.1f} GB/s read from memory: ", end=""
-                    )
-                    print(f"at most {1 / limits[-1]:.1f} tokens/s")
-        else:
-            table(here, on_record, reference, limits)
+                    rate = f"{bandwidth(record) / 1e9:6.1f} GB/s read from memory"
+                    print(f"{label:10}{rate}: at most {1 / limit:.1f} tokens/s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,8 +21,10 @@ from nbclient.exceptions import DeadKernelError
 
 from kvcache.measurements import machine, speed
 from kvcache.measurements.experiments import Experiment
+from kvcache.measurements.records import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def packaged():
@@ -72,33 +74,34 @@ def all_experiments():
     return found
 
 
-def measure_packaged(experiment, device):
-    """Measure an experiment of the package. Returns what went wrong, or None."""
+def measure_packaged(name, seconds=None, folder=FOLDER):
+    """Measure an experiment of the package, and write it. Returns what went wrong, or None."""
     try:
-        experiment.measure(device).write()
+        packaged()[name].measure(DEVICE, seconds).write(folder)
     except Exception as problem:  # of any kind: the others go on
         return f"{type(problem).__name__}: {problem}"
 
 
-def measure_in_chapter(path, names):
+def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
     """Run a chapter once, up to the last of some of its experiments; yield (name, what went wrong).
 
-    What a cell writes on record stays there, whatever happens to those after it.
+    What a cell writes stays there, whatever happens to those after it.
     """
     notebook = nbformat.read(path, as_version=4)
-    calls = {
-        index: name
-        for name in names
-        for index, cell in enumerate(notebook.cells)
-        if cell.cell_type == "code" and f"measured({name})" in cell.source
-    }
+    calls = {}
+    for index, cell in enumerate(notebook.cells):
+        for name in names:
+            if cell.cell_type == "code" and f"measured({name})" in cell.source:
+                calls[index] = name
+                measure = f"{name}.measure({DEVICE!r}, {seconds}).write({str(folder)!r})"
+                cell.source = f"{measure}\n{cell.source}"
     yield from (
         (name, f"no cell calls it: measured({name})") for name in set(names) - {*calls.values()}
     )
     if not calls:
         return
     notebook.cells = notebook.cells[: max(calls) + 1]
-    os.environ |= {"KVCACHE_MEASUREMENTS": " ".join(["renew", *names]), "TQDM_DISABLE": "1"}
+    os.environ |= {"KVCACHE_MEASUREMENTS": "renew", "TQDM_DISABLE": "1"}
     options = {
         "timeout": None,
         "allow_errors": True,
@@ -114,32 +117,28 @@ def measure_in_chapter(path, names):
         yield name, errors[0] if errors else None
 
 
+def measure(names, seconds=None, folder=FOLDER):
+    """Measure some experiments and write their records; yield (name, what went wrong)."""
+    for name in (name for name in names if name in packaged()):
+        yield name, measure_packaged(name, seconds, folder)
+    chapters = {}
+    for name, path, _, _ in in_chapters():
+        if name in names:
+            chapters.setdefault(path, []).append(name)
+    for path, several in chapters.items():
+        print(f"          {path.name} runs for {', '.join(several)}", flush=True)
+        yield from measure_in_chapter(path, several, seconds, folder)
+
+
 def main(names):
     """Measure; the exit status."""
-    ours, known = packaged(), list(all_experiments())
+    known, refused, start = list(all_experiments()), [], time.perf_counter()
     if unknown := set(names) - set(known):
         print(f"There is no experiment {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
         return 2
-    device, refused = "cuda" if torch.cuda.is_available() else "cpu", []
-    wanted = names or known
-    chapters = {}
-    for name, path, _, _ in in_chapters():
-        if name in wanted:
-            chapters.setdefault(path, []).append(name)
-
-    def say(name, problem, start):
+    for name, problem in measure(names or known):
         print(f"{time.perf_counter() - start:6.0f} s  {name}: {problem or 'on record'}", flush=True)
-        if problem:
-            refused.append(name)
-
-    for name in (name for name in wanted if name in ours):
-        start = time.perf_counter()
-        say(name, measure_packaged(ours[name], device), start)
-    for path, several in chapters.items():
-        start = time.perf_counter()
-        print(f"          {path.name} runs for {', '.join(several)}", flush=True)
-        for name, problem in measure_in_chapter(path, several):
-            say(name, problem, start)
+        refused += [name] * bool(problem)
     if refused:
         print(f"Not on record anew: {', '.join(refused)}.")
     return int(bool(refused))

@@ -2,7 +2,7 @@
 
 While the book is built, KVCACHE_MEASUREMENTS is "record": nothing is measured. In a reader's own
 kernel it is not set: there the experiment runs, for about a minute. `make measure` sets it to
-"renew" and the names of the experiments to measure whole and put on record.
+"renew": what is on record is about to change, so it is not checked.
 """
 
 import os
@@ -25,18 +25,13 @@ def measured(experiment, table=True):
     In a reader's kernel it also measures, and shows both. Raises ValueError while the book is built
     if the record is of other code, or does not bear out a claim.
     """
-    mode, *names = os.environ.get("KVCACHE_MEASUREMENTS", "").split() or ["live"]
+    mode = os.environ.get("KVCACHE_MEASUREMENTS") or "live"
     if mode not in ("live", "record", "renew"):
         raise ValueError(f"KVCACHE_MEASUREMENTS is {mode!r}; leave it unset, or say record.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if experiment.name in names:
-        path = experiment.measure(device).write()
-        print(f"{experiment.name}: {path}")
-        return records(experiment.name)[0]
     record = recorded(experiment.name)
     if mode == "record":
         check(experiment, record)
-    here = live(experiment, device) if mode == "live" else None
+    here = live(experiment) if mode == "live" else None
     display(Shown(records(experiment.name), here, table, experiment.code()))
     if here:
         for sentence in broken_here(experiment, here, record):
@@ -53,8 +48,9 @@ def check(experiment, record):
         raise ValueError(f"the record of {experiment.name} does not bear out {broken}; {remedy}")
 
 
-def live(experiment, device):
+def live(experiment):
     """A reader's own run; None, and words, where it cannot be done."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         seconds = float(os.environ.get("KVCACHE_LIVE_SECONDS") or SECONDS)
         return experiment.measure(device, seconds, **experiment.small)

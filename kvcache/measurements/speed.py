@@ -1,17 +1,14 @@
-"""The speed of writing, on the shape of the smallest GPT-2: without a cache, and with each kind.
+"""The speed of writing, on the shape of the smallest GPT-2: without a cache, and with one.
 
-All weights are random and shared by those that are compared, so all write the same text.
+The weights are random, and shared by those that are compared, so all write the same text.
 """
-
-import os
 
 import numpy
 import torch
 
-from .. import baseline, cached, caches, optimized
+from .. import baseline, cached
 from ..config import GPT2_124M
-from ..generate import generate, stream
-from ..hub import gpt_from
+from ..generate import stream
 from ..tokenizer import load_tokenizer
 from .experiments import experiment
 
@@ -19,7 +16,6 @@ PROMPT = "Hello, I am"  # of the tutorial that the book follows: 4 tokens
 NO_CACHE, WITH_CACHE = "without a cache", "with a cache"
 LONG_WITH_CACHE = "with a cache, prompt of 64"
 PASSES, ALL_LOGITS = "passes over 4 to 264 tokens", "the same, all logits"
-IN_PLACE, COMPILED, THEIRS = "preallocated", "preallocated, compiled", "transformers, dynamic"
 
 
 def generation(record, name):
@@ -133,89 +129,3 @@ def writing(device, n_new=200, lengths=(4, 24, 44, 64, *range(84, 265, 20))):
         "long prompt": long[0].tolist(),
         "lengths": list(lengths),
     }
-
-
-@experiment(
-    most=30,
-    spread=0.08,  # transformers' steps on a GPU vary with the Python around them
-    small={"n_new": 40, "with_compiler": False},
-    claims={
-        "every cache writes the text of the model without one, but those that round": lambda r: (
-            len({tuple(r.gave[name]) for name in r.gave if "int" not in name}) == 1
-        ),
-        "the optimised model is faster than the cached one": (
-            lambda r: r[WITH_CACHE].typical > 1.1 * r[IN_PLACE].typical
-        ),
-        "the optimised model is faster than transformers": (
-            lambda r: r[THEIRS].typical > 1.1 * r[IN_PLACE].typical
-        ),
-        "compiling gains less than a fifth": (
-            lambda r: r[COMPILED].typical > 0.8 * r[IN_PLACE].typical
-        ),
-        "a cache that is read back through its scales makes no step faster": (
-            lambda r: r["int8"].typical > 0.95 * r[IN_PLACE].typical
-        ),
-    },
-)
-def decoding(device, n_new=80, with_compiler=True):
-    """Decode steps: the cached model, the optimised one with each cache, and transformers."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    import transformers
-
-    torch.manual_seed(123)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
-    plain = gpt_from(theirs, baseline.GPTModel)
-    cfg, fast = plain.cfg, gpt_from(theirs, optimized.GPTModel).to(device)
-    caching = cached.GPTModel(cfg)
-    caching.load_state_dict(plain.state_dict(), assign=True)
-    caching.to(device).eval()
-    theirs.to(device)
-    prompt = torch.tensor([load_tokenizer().encode(PROMPT)], device=device)
-    room = prompt.shape[1] + n_new
-
-    def pages():
-        pages = caches.PagedCache(cfg, n_blocks=-(-room // 16), device=device)
-        return pages.batch([pages.add()])
-
-    makers = {
-        IN_PLACE: lambda: caches.PreallocatedCache(cfg, room, device=device),
-        "concatenating": lambda: caches.ConcatCache(cfg),
-        "sliding window": lambda: caches.SlidingWindowCache(cfg, room, device=device),
-        "int8": lambda: caches.QuantizedCache(cfg, room, bits=8, device=device),
-        "int4": lambda: caches.QuantizedCache(cfg, room, bits=4, device=device),
-        "paged": pages,
-    }
-
-    def writer(model, make_cache):
-        return lambda: stream(model, prompt, n_new, cache=make_cache())
-
-    found = {WITH_CACHE: lambda: stream(caching, prompt, n_new, use_cache=True)}
-    found |= {name: writer(fast, make) for name, make in makers.items()}
-    if with_compiler:
-        found[COMPILED] = writer(compiled_copy(fast, makers[IN_PLACE]()), makers[IN_PLACE])
-    kinds = {
-        THEIRS: lambda: transformers.DynamicCache(config=theirs.config),
-        "transformers, static": lambda: transformers.StaticCache(theirs.config, max_cache_len=room),
-    }
-    for name, make in kinds.items():
-        found[name] = lambda make=make: their_steps(theirs, prompt, n_new, make())
-    return found
-
-
-def compiled_copy(model, cache):
-    """A model with the same weights whose decode steps are compiled."""
-    device = model.tok_emb.weight.device
-    copy = optimized.GPTModel(model.cfg).to(device)
-    copy.load_state_dict(model.state_dict(), assign=True)
-    copy.compile(options={"cpp_wrapper": True} if device.type == "cpu" else None)
-    generate(copy, torch.zeros(1, 1, dtype=torch.int64, device=device), 2, cache=cache)
-    return copy.eval()
-
-
-@torch.inference_mode()
-def their_steps(model, token_ids, n_new, cache):
-    """The tokens that a model of transformers writes, (batch, 1) each, with one of its caches."""
-    for _ in range(n_new):
-        out = model(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        token_ids = out.logits[:, -1:].argmax(dim=-1)
-        yield token_ids

@@ -442,12 +442,10 @@ def test_a_reader_is_told_what_does_not_hold(toy, monkeypatch, capsys):
     assert 'it does not hold that "it is long ago"' in capsys.readouterr().out
 
 
-def test_make_measure_puts_it_on_record_anew(toy, monkeypatch):
-    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "renew toy other")
-    written = []
-    monkeypatch.setattr(Record, "write", lambda record: written.append(record.experiment))
-    measured(toy)
-    assert written == ["toy"]
+def test_what_is_about_to_change_is_not_checked(toy, monkeypatch):
+    monkeypatch.setenv("KVCACHE_MEASUREMENTS", "renew")
+    replace(recorded("toy"), code="other").write(recorded.__defaults__[0])
+    assert measured(toy).code == "other"
 
 
 def test_a_setting_that_means_nothing_is_refused(toy, monkeypatch):
@@ -499,26 +497,39 @@ def test_an_experiment_that_is_unknown_is_named(capsys):
 
 
 def test_an_interruption_keeps_what_was_finished(tmp_path, monkeypatch):
-    done = []
+    def at_once(self, device, seconds):
+        if self.name == "writing":
+            raise KeyboardInterrupt
+        return recorded(self.name)
 
-    class Fake:
-        def __init__(self, name):
-            self.name = name
-
-        def measure(self, device):
-            if self.name == "writing":
-                raise KeyboardInterrupt
-            return self
-
-        def write(self):
-            done.append(self.name)
-
-    fakes = {name: Fake(name) for name in ("machine", "writing", "decoding")}
-    monkeypatch.setattr(measure, "packaged", lambda: fakes)
-    monkeypatch.setattr(measure, "all_experiments", lambda: fakes)
+    monkeypatch.setattr(Experiment, "measure", at_once)
     with pytest.raises(KeyboardInterrupt):
-        measure.main([])
-    assert done == ["machine"]
+        list(measure.measure(["machine", "writing"], folder=tmp_path))
+    assert [path.stem for path in tmp_path.rglob("*.json")] == ["machine"]
+
+
+CHAPTER = """from kvcache.measurements import experiment, measured
+from kvcache.measurements.experiments import repeat
+
+@experiment(least=1, spread=1e9)
+def resting(device):
+    return {"rest": lambda: repeat(lambda: None, 3)}
+
+@experiment(least=1, spread=1e9)
+def failing(device):
+    raise RuntimeError("no luck")
+"""
+
+
+def test_an_experiment_of_a_chapter_is_measured_by_running_it(tmp_path):
+    cells = [CHAPTER, "measured(failing)", "measured(resting)", "raise SystemExit"]
+    cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    path = tmp_path / "x.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    told = dict(measure.measure_in_chapter(path, ["resting", "failing", "other"], 1, tmp_path))
+    assert told["failing"] == "no luck"
+    assert told["other"] == "no cell calls it: measured(other)"
+    assert list(read(tmp_path / "cpu" / "resting.json").rounds) == ["rest"]
 
 
 def test_two_experiments_of_one_name_are_refused(monkeypatch):
@@ -529,13 +540,17 @@ def test_two_experiments_of_one_name_are_refused(monkeypatch):
 
 
 def test_the_bench_tells_the_number_of_the_book(monkeypatch, capsys):
-    monkeypatch.setattr(Experiment, "measure", lambda self, *_: recorded(self.name))
-    bench.main()
+    def as_on_record(names, seconds, folder):
+        for name in names:
+            recorded(name).write(folder)
+            yield name, None
+
+    monkeypatch.setattr(bench, "measure", as_on_record)
+    assert bench.main() == 0
     said = capsys.readouterr().out
     rows = {line[:32].strip(): line[32:].split() for line in said.splitlines()}
-    ratio = f"{speed.ratio(recorded('writing')):.2f}"
     assert rows["with a cache"][1] == "1.00"  # of decoding, whose reference it is
-    assert f" {ratio} " in said
+    assert f" {speed.ratio(recorded('writing')):.2f} " in said
     assert f"{bandwidth(recorded('machine')) / 1e9:.1f} GB/s read from memory" in said
 
 
