@@ -1,10 +1,10 @@
 """Measurements: what is on record bears out every claim, and is of the code that lies here."""
 
 import copy
+import functools
 import hashlib
 import linecache
 import re
-import textwrap
 import time
 from dataclasses import replace
 
@@ -101,27 +101,23 @@ def holds(condition, record):
 def contradictions(record):
     """Copies of a record, each with something changed that a claim may rest on."""
     for name, rounds in record.rounds.items():
-        for factor in (0.01, 0.5, 2, 100):
-            scaled = [[factor * seconds for seconds in steps] for steps in rounds]
-            yield replace(record, rounds=record.rounds | {name: scaled})
         n = len(rounds[0])
-        rising, falling = ([100 ** (i / n) for i in steps] for steps in (range(n), range(n, 0, -1)))
-        for bend in (rising, falling, [100, *[1] * (n - 1)]):
-            bent = [[a * b for a, b in zip(steps, bend, strict=True)] for steps in rounds]
-            yield replace(record, rounds=record.rounds | {name: bent})
+        changes = [[factor] * n for factor in (0.01, 0.5, 2, 100)] + [[100, *[1] * (n - 1)]]
+        changes += [[100 ** (i / n) for i in steps] for steps in (range(n), range(n, 0, -1))]
+        for change in changes:
+            changed = [[a * b for a, b in zip(steps, change, strict=True)] for steps in rounds]
+            yield replace(record, rounds=record.rounds | {name: changed})
     for name, given in record.gave.items():
-        for position in (0, -1):
-            yield replace(record, gave=record.gave | {name: spoiled(given, position)})
+        yield replace(record, gave=record.gave | {name: spoiled(given, 0)})
+        yield replace(record, gave=record.gave | {name: spoiled(given, -1)})
     for path in leaves(record.facts):
         for value in (-1e9, 0, 1, 1e9, True, False, None, "other", []):
-            facts = copy.deepcopy(record.facts)
-            inside = facts
-            for key in path[:-1]:
-                inside = inside[key]
-            inside[path[-1]] = value
-            yield replace(record, facts=facts)
-    flat = {name: change(fact, 1.0) for name, fact in record.facts.items()}
-    yield replace(record, facts=flat)
+            yield replace(record, facts=with_leaf(record.facts, path, value))
+    facts = record.facts
+    for path in leaves(record.facts):
+        if isinstance(leaf(facts, path), int | float):
+            facts = with_leaf(facts, path, 1.0)
+    yield replace(record, facts=facts)
 
 
 def spoiled(given, position):
@@ -135,20 +131,21 @@ def spoiled(given, position):
 
 def leaves(tree, path=()):
     """The paths to all values of nested dicts and lists."""
-    inside = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, value in inside:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(value, dict | list) and value:
             yield from leaves(value, (*path, key))
         yield (*path, key)
 
 
-def change(fact, value):
-    """The same tree with that value in the place of each number."""
-    if isinstance(fact, dict):
-        return {key: change(each, value) for key, each in fact.items()}
-    if isinstance(fact, list):
-        return [change(each, value) for each in fact]
-    return value if isinstance(fact, int | float) else fact
+def leaf(tree, path):
+    return functools.reduce(lambda inside, key: inside[key], path, tree)
+
+
+def with_leaf(tree, path, value):
+    """The same tree with another value at a path."""
+    changed = copy.deepcopy(tree)
+    leaf(changed, path[:-1])[path[-1]] = value
+    return changed
 
 
 # How it is measured
@@ -298,90 +295,77 @@ def test_one_machine_model_is_on_record():
 # Of which code
 
 
-def hash_of(body, helper="return 1", before=""):
-    """The hash of a function of a notebook, with a helper that it calls."""
-    source = f"{before}\ndef helper():\n    {helper}\n\n\n{textwrap.dedent(body)}"
+WORK = """
+from dataclasses import dataclass
+SIZE = 3
+makers = {"a": lambda: helper()}
+printed = 4
+
+@dataclass
+class Half:
+    a: int
+
+    def value(self):
+        return 1
+
+class Whole(Half):
+    def twice(self):
+        return 2 * self.value()
+
+whole = Whole(1)
+
+def helper():
+    return "#a"
+
+def work(device):
+    return whole.twice() + SIZE, [make() for make in makers.values()]
+"""
+
+
+def hash_of(source):
+    """The hash of a function of a notebook whose cell this is."""
     name = f"<hashed {hashlib.sha256(source.encode()).hexdigest()}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    namespace = {"__name__": "__main__", "In": [source]}
+    namespace = {"__name__": "__main__", "In": ["no Python (", source]}
     exec(compile(source, name, "exec"), namespace)
     return code_hash.code_hash(namespace["work"])
 
 
-PLAIN = """
-def work(device):
-    return helper() + 1
-"""
-COMMENTED = '''
-def work(device):
-    """What it does."""
-    # Why.
-    return helper()  +  1  # and how
-'''
+@pytest.mark.parametrize(
+    ("code", "instead"),
+    [
+        ("return 1", "return 1  # why"),
+        ("return 2 * self.value()", "return 2  *  self.value()"),
+        ("work(device):", 'work(device):\n    """What it does."""'),
+        ("class Half:", 'class Half:\n    """Half of it."""\n'),
+        ("printed = 4", "printed = 5"),
+    ],
+)
+def test_comments_docstrings_and_spaces_cost_nothing(code, instead):
+    assert hash_of(WORK.replace(code, instead)) == hash_of(WORK)
 
 
-def test_comments_docstrings_and_spaces_cost_nothing():
-    assert hash_of(PLAIN) == hash_of(COMMENTED)
-
-
-def test_other_code_is_noticed_in_the_experiment_and_in_what_it_uses():
-    assert hash_of(PLAIN) != hash_of(PLAIN.replace("+ 1", "+ 2"))
-    assert hash_of(PLAIN) != hash_of(PLAIN, helper="return 2")
-    assert hash_of(PLAIN) == hash_of(PLAIN, helper="return 1  # the same")
-
-
-def test_other_constants_and_other_classes_are_noticed():
-    body = """
-        class Half:
-            def value(self):
-                return 1
-
-
-        class Whole(Half):
-            def twice(self):
-                return 2 * self.value()
-
-
-        whole = Whole()
-
-
-        def work(device):
-            return whole.twice() + SIZE
-    """
-    before = "SIZE = 3"
-    assert hash_of(body, before=before) == hash_of(
-        body.replace("return 1", "return 1  # why"), before=before
-    )
-    assert hash_of(body, before=before) != hash_of(body, before="SIZE = 4")
-    assert hash_of(body, before=before) != hash_of(body.replace("2 *", "3 *"), before=before)
-    other = body.replace("return 1", "return 2")
-    assert hash_of(body, before=before) != hash_of(other, before=before)
-
-
-def test_a_dataclass_of_a_notebook_can_be_hashed():
-    before = "from dataclasses import dataclass\n@dataclass\nclass Pair:\n    a: int\n"
-    assert hash_of("def work(device):\n    return Pair(1)\n", before=before)
-
-
-def test_what_a_cell_prepares_is_noticed_whatever_it_is():
-    body = "def work(device):\n    return [make() for make in makers.values()] + [size]\n"
-    before = "makers = {'a': lambda: helper()}\nsize = 3\nprinted = 4\n"
-    first = hash_of(body, before=before)
-    assert first == hash_of(body, before=before.replace("printed = 4", "printed = 5"))
-    assert first != hash_of(body, before=before.replace("size = 3", "size = 4"))
-    assert first != hash_of(body, before=before.replace("helper()", "-helper()"))
-    assert first != hash_of(body, before=before, helper="return 2")
+@pytest.mark.parametrize(
+    ("code", "instead"),
+    [
+        ("twice() + SIZE", "twice() - SIZE"),
+        ("SIZE = 3", "SIZE = 4"),
+        ("return 1", "return 2"),
+        ("2 * self", "3 * self"),
+        ("Whole(1)", "Whole(2)"),
+        ("lambda: helper()", "lambda: helper() * 2"),
+        ('"#a"', '"#b"'),  # no comment
+        ("a: int", "a: float"),
+    ],
+)
+def test_other_code_is_noticed_in_the_experiment_and_in_what_it_uses(code, instead):
+    assert hash_of(WORK.replace(code, instead)) != hash_of(WORK)
 
 
 def test_the_shape_of_the_model_counts(monkeypatch):
     code = EXPERIMENTS["writing"].code()
     monkeypatch.setattr("kvcache.measurements.speed.GPT2_124M", GPTConfig(50, 24, 16, 4, 2))
     assert EXPERIMENTS["writing"].code() != code
-
-
-def test_a_text_with_a_hash_sign_is_no_comment():
-    one, other = ('def work(device):\n    return "#a"\n', 'def work(device):\n    return "#b"\n')
-    assert hash_of(one) != hash_of(other)
 
 
 # How a notebook shows it
