@@ -58,20 +58,21 @@ measure: .venv/.book ## measure again and put on record: make measure, or make m
 numbers: .venv/.book ## bring the numbers in the chapters' text up to date with the built cells
 	@$(BIN)/python tools/told_numbers.py
 
-budgets: .venv/.test ## print what pages and figures weigh and how fast they are, beside their budgets
-	@$(BIN)/python tools/budgets.py
+budgets: ## print what pages and figures weigh, each beside its budget
+	@$(PYTHON) tools/budgets.py
 
 screenshots: .venv/.test ## take a picture of every figure, light and dark, wide and narrow
-	@$(BIN)/python tools/screenshots.py
+	@$(BIN)/python tools/pictures.py screenshots
 
 previews: .venv/.test ## take the pictures that are shown when a page is shared
-	@$(BIN)/python tools/previews.py
+	@$(BIN)/python tools/pictures.py previews
 
-lighthouse: .venv/.test tools/node_modules ## run Lighthouse over the built book (needs Node.js)
-	@$(BIN)/python tools/lighthouse.py
+lighthouse: .venv/.test tools/node_modules ## run Lighthouse over the built book, as a laptop and as a phone (needs Node.js)
+	@cd tools && export CHROME_PATH="$$(../$(BIN)/python -c 'import browser; print(browser.find() or "")')" && \
+		for form in desktop mobile; do npx lhci autorun --config=lighthouse-$$form.json || exit 1; done
 
 validate: tools/node_modules ## check the HTML of the built book (needs Node.js and Java)
-	@$(PYTHON) tools/validate.py
+	@java -jar tools/node_modules/vnu-jar/build/dist/vnu.jar --errors-only --skip-non-html $(HTML)
 
 links: ## print the built book's links to other sites, and what is wrong with any link
 	@$(PYTHON) tools/links.py external
@@ -92,7 +93,7 @@ update: ## resolve the dependencies anew, then run all tests with them
 
 clean: ## remove what was built, not the environment
 	rm -rf _build build dist screenshots *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find chapters kvcache tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find book chapters kvcache tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment, too
 	rm -rf .venv tools/node_modules

@@ -215,8 +215,9 @@ def run_notebooks():
 
 def make_pages():
     """Let Jupyter Book write the HTML; show every warning. Returns its exit status."""
-    places = "kvcache requirements.txt chapters/_static chapters/glossary.md references.bib tools"
-    stamp, conditions = kept(".doctrees", *places.split(), "_config.yml")
+    places = "kvcache requirements.txt book chapters/glossary.md references.bib"
+    tools = ("tools/address.py", "tools/measure.py")
+    stamp, conditions = kept(".doctrees", *places.split(), *tools, "_config.yml")
     stamp.unlink(missing_ok=True)  # a warning comes once: after a bad end, all pages anew
     # As a module: the scripts beside Python hold the path of the folder they were made in.
     start = "from jupyter_book.cli.main import main; main()"

@@ -15,9 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
 FORM = re.compile(r"https://([a-z0-9-]+\.)+[a-z]{2,}(/[^\s\"'<>\\]*)?")
-LEADS = {("a", "href"), ("form", "action"), ("use", "xlink:href"), ("meta", "refresh")}
-LOADS = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
-NO_REQUEST = ("canonical", "index", "search", "next", "prev")  # relations that load nothing
+NO_REQUEST = ("canonical", "search", "next", "prev")  # relations that load nothing
 
 
 class Page(HTMLParser):
@@ -25,21 +23,20 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.anchors, self.leads, self.loads, self.base = set(), [], [], ""
+        self.anchors, self.leads, self.loads, self.has_base = set(), [], [], False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
-        if found.get("http-equiv", "").lower() == "refresh":
-            found["refresh"] = found["content"].partition("url=")[2]
-        if tag == "base":
-            self.base = found["href"]
         self.anchors.add(found.get("id"))
-        for name, value in found.items():
-            if (tag, name) in LEADS or found.get("rel") in NO_REQUEST:
-                self.leads += [value] if name in ("href", "action", "xlink:href", "refresh") else []
-            elif (tag, name) in LOADS:
-                self.loads.append(value)
+        addresses = [found.get(name) for name in ("href", "src", "action", "xlink:href")]
+        if found.get("http-equiv") == "refresh":
+            addresses = [found["content"].partition("url=")[2]]
+        leads = tag in ("a", "form", "meta", "use") or found.get("rel") in NO_REQUEST
+        if tag == "base":
+            self.has_base = True
+        else:
+            (self.leads if leads else self.loads).extend(filter(None, addresses))
 
 
 @cache
@@ -47,17 +44,20 @@ def read(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
+def target(folder, path, link):
+    """The file that a link within the book leads to."""
+    place = unquote(urlsplit(link).path)
+    start = folder if read(path).has_base else path.parent
+    return (start / place).resolve() if place else path
+
+
 def inside(folder, path, link):
     """What is wrong with a link that stays in the book, or None."""
-    parts = urlsplit(link)
-    start = folder if read(path).base else path.parent
-    target = (start / unquote(parts.path)).resolve() if parts.path else path
-    if not target.is_file():
+    file, anchor = target(folder, path, link), unquote(urlsplit(link).fragment)
+    if not file.is_file():
         return "no such file"
-    if parts.fragment and target.suffix == ".html":
-        anchors = read(target).anchors
-        if unquote(parts.fragment) not in anchors:
-            return "no such anchor"
+    if anchor and file.suffix == ".html" and anchor not in read(file).anchors:
+        return "no such anchor"
     return None
 
 
@@ -65,18 +65,15 @@ def problems(folder):
     """Yield page, link and what is wrong with it."""
     for path in sorted(folder.rglob("*.html")):
         page = read(path)
-        for link in page.leads:
-            if not urlsplit(link).scheme:
+        for link in page.leads + page.loads:
+            kind = urlsplit(link).scheme
+            if not kind:
                 wrong = inside(folder, path, link)
+            elif link in page.loads:
+                wrong = None if kind == "data" else "loads from another site"
             else:
                 wrong = None if FORM.fullmatch(link) else "not a well-formed https address"
             if wrong:
-                yield path.relative_to(folder).as_posix(), link, wrong
-        for link in page.loads:
-            kind = urlsplit(link).scheme
-            if kind == "data":
-                continue
-            if wrong := "loads from another site" if kind else inside(folder, path, link):
                 yield path.relative_to(folder).as_posix(), link, wrong
 
 
@@ -93,9 +90,7 @@ def main(what="problems"):
         print(*external(HTML), sep="\n")
         return 0
     found = list(problems(HTML))
-    for page, link, wrong in found:
-        print(f"{page}: {link}: {wrong}")
-    print(f"{len(found)} broken links")
+    print(*map(": ".join, found), f"{len(found)} broken links", sep="\n")
     return 1 if found else 0
 
 

@@ -10,7 +10,7 @@ import browser
 import build
 
 ROOT = Path(__file__).resolve().parent.parent
-WATCHED = ("chapters/*.*", "chapters/_static/*", "*.yml", "references.bib", "CHANGELOG.md")
+WATCHED = ("chapters/*.*", "book/theme/*/*", "*.yml", "references.bib", "CHANGELOG.md")
 
 
 def saved():

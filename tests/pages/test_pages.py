@@ -1,49 +1,101 @@
-"""The built pages in a real browser: from a server and from disk."""
+"""Every built page in a real browser: quiet, accessible, on a phone, in the dark, on paper.
 
+What should be noticed is also shown once where it is wrong.
+"""
+
+import json
+
+import budgets
 import pytest
-from conftest import FIGURES, NAMES, violations
+from conftest import HTML, NAMES, violations
 from playwright.sync_api import expect
+
+EXTRAS = ["measurements", "glossary", "references", "changelog", "cite"]
+PAGES = [*NAMES, *EXTRAS]
+SMALL_BOXES = "article pre, article .pst-scrollable-table-container, .cell_output > .output"
+# The texts of what is wider than its place, with all that is folded open.
+TOO_WIDE = """(boxes) => {
+    document.querySelectorAll("details").forEach((each) => { each.open = true; });
+    return [...document.querySelectorAll(boxes)]
+        .filter((each) => each.scrollWidth > each.clientWidth + 1)
+        .map((each) => each.textContent.trim().split("\\n")[0]);
+}"""
+
+
+def n_figures(name):
+    """How many figures that move a page has, by what myst-nb wrote for it."""
+    states = budgets.widget_states(name)
+    text = (HTML / "chapters" / f"{name}.html").read_text(encoding="utf-8")
+    views = [json.dumps({"model_id": key}) for key in states]
+    moving = [each["model_module"] == "anywidget" for each in states.values()]
+    return sum(text.count(view) for view, is_one in zip(views, moving, strict=True) if is_one)
+
+
+# Quiet
 
 
 @pytest.mark.parametrize("where", ["server", "disk"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_quiet_and_asks_no_other_host(open_page, name, where):
     page = open_page(name, where)
-    figures = page.locator(".tff")
-    assert [each.get_attribute("aria-label") for each in figures.all()] == FIGURES[name]
+    assert page.locator(".tff").count() == n_figures(name)
     assert page.locator(".tff-error").count() == 0
     page.mouse.wheel(0, 20_000)
     assert not page.complaints
     assert not page.foreign
 
 
-def test_the_front_door_leads_to_the_first_chapter(chromium, server):
-    page = chromium.new_page()
+def test_a_request_to_another_host_and_an_error_are_noticed(new_page, server):
+    page = new_page()
+    body = '<script>console.error("broken")</script><img src="https://example.org/x.png" alt="">'
+    page.route("**/made.html", lambda route: route.fulfill(content_type="text/html", body=body))
+    page.goto(f"{server}/made.html")
+    assert page.foreign == ["https://example.org/x.png"]
+    assert any("broken" in complaint for complaint in page.complaints)
+
+
+def test_the_front_door_leads_to_the_first_chapter(new_page, server):
+    page = new_page()
     page.goto(f"{server}/index.html")
     page.wait_for_url("**/chapters/00-intro.html")
-    page.close()
+    assert not page.complaints
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_scrolls_sideways_on_a_phone(open_page, name, theme):
-    page = open_page(name, width=360, theme=theme)
+# Wide and narrow
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_code_fits_its_box_on_a_laptop(open_page, name):
+    assert open_page(name).evaluate(TOO_WIDE, "article div.highlight pre") == []
+
+
+def test_code_that_does_not_fit_is_noticed(open_page):
+    page = open_page("03-the-baseline")
+    page.locator("article .cell_input pre").first.evaluate("e => e.append('x'.repeat(90))")
+    assert len(page.evaluate(TOO_WIDE, "article div.highlight pre")) == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_on_a_phone_nothing_but_boxes_scrolls_sideways_and_those_show_it(open_page, name):
+    page = open_page(name, width=360)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.evaluate(TOO_WIDE, SMALL_BOXES)  # it opens what is folded
+    for box in page.locator(SMALL_BOXES).all():
+        if box.evaluate("e => e.scrollWidth > e.clientWidth + 1 && e.checkVisibility()"):
+            shadows = "e => getComputedStyle(e).backgroundAttachment"
+            assert box.evaluate(shadows) == "local, local, scroll, scroll", box.inner_text()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_figures_stand_on_the_dark_page_without_a_light_box(open_page, name):
-    page = open_page(name, theme="dark")
-    for output in page.locator(".cell_output .text_html").all():
-        colour = output.evaluate("element => getComputedStyle(element).backgroundColor")
-        assert colour == "rgba(0, 0, 0, 0)"
+# Light and dark
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_in_any_state(open_page, name, theme):
     page = open_page(name, theme=theme)
     assert violations(page) == []
+    if not n_figures(name):
+        return
     for figure in page.locator(".tff").all():
         slider = figure.get_by_label("Step", exact=True)
         if slider.count():  # somewhere in the middle
@@ -58,14 +110,31 @@ def test_axe_finds_nothing_in_any_state(open_page, name, theme):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_plots_and_figures_stand_on_the_page_in_its_colours(open_page, name, theme):
+    page = open_page(name, theme=theme)
+    colours = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+    text, _ = page.locator("article p").first.evaluate(colours)
+    for output in page.locator(".cell_output .text_html").all():
+        colour, background = output.evaluate(colours)
+        assert background == "rgba(0, 0, 0, 0)"
+        assert colour == text or not output.locator("svg[role=img]").count()
+
+
+# Without script, and on paper
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_without_javascript_still_pictures_stand_there(open_page, name):
     page = open_page(name, java_script_enabled=False)
     assert page.locator(".tff").count() == 0
     stills = page.locator("noscript svg[role=img]")
-    assert stills.count() == len(FIGURES[name])
+    assert stills.count() == n_figures(name)
     for still in stills.all():
         expect(still).to_be_visible()
         assert len(still.get_attribute("aria-label")) > 20
+    for note in page.locator("p", has_text="Type a prompt of your own:").all():
+        expect(note).to_contain_text("Colab")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,16 +142,42 @@ def test_in_print_the_still_pictures_stand_there(open_page, name):
     page = open_page(name)
     page.emulate_media(media="print")
     stills = page.locator(".tff-still svg[role=img]")
-    assert stills.count() == len(FIGURES[name])
+    assert stills.count() == n_figures(name)
     for still, figure in zip(stills.all(), page.locator(".tff").all(), strict=True):
         expect(still).to_be_visible()
         expect(figure).to_be_hidden()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name[:2] in ("01", "03", "04", "05")])
-def test_where_no_kernel_is_the_place_says_how_to_get_one(open_page, name):
-    for options in ({}, {"java_script_enabled": False}):
-        page = open_page(name, **options)
-        note = page.locator("p", has_text="Type a prompt of your own:").last
-        expect(note).to_be_visible()
-        expect(note).to_contain_text("Colab")
+def test_where_no_kernel_is_the_place_says_how_to_get_one(open_page):
+    note = open_page("01-time-flies-fast").locator("p", has_text="Type a prompt of your own:").last
+    expect(note).to_be_visible()
+    expect(note).to_contain_text("Colab")
+
+
+# While it loads
+
+
+def test_nothing_jumps_while_the_first_figure_is_drawn(new_page, server):
+    page = new_page(width=412)
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => {"
+        "  for (const entry of list.getEntries()) window.shift += entry.value;"
+        "}).observe({ type: 'layout-shift', buffered: true });"
+    )
+    page.goto(f"{server}/chapters/00-intro.html", wait_until="networkidle")
+    expect(page.get_by_role("heading", name="Summary")).to_be_visible()
+    assert page.evaluate("window.shift") < 0.05
+
+
+def test_text_after_a_figure_that_never_comes_is_shown_all_the_same(new_page, server):
+    page = new_page()
+    page.route("**/mount_widgets.js*", lambda route: route.abort())
+    page.goto(f"{server}/chapters/00-intro.html")
+    expect(page.get_by_role("heading", name="Summary")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_first_view_is_light(name):
+    raw, packed = budgets.first_view(HTML / "chapters" / f"{name}.html")
+    assert raw <= budgets.FIRST_VIEW
+    assert packed <= budgets.FIRST_VIEW_PACKED

@@ -1,32 +1,28 @@
-"""The book as a site: light pages, links that lead somewhere, words for search engines and readers.
+"""The book as a site: links that lead somewhere, words for search engines and for readers.
 
 Each check is also shown something broken, so that we know that it would notice.
 """
 
 import json
 import re
-import shutil
 import tomllib
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 import address
-import book_icons
-import book_links
-import book_style
-import budgets
 import links
 import pytest
-import validate
 import yaml
 from conftest import HTML, NAMES, NOTEBOOKS, ROOT, violations
 from PIL import Image
 from playwright.sync_api import expect
+from test_pages import PAGES
+
+from book.icons import icon
+from book.links import as_written
 
 REPOSITORY = address.current_address()
 SITE = address.site(REPOSITORY)
-EXTRAS = ["measurements", "glossary", "references", "changelog", "cite"]
-PAGES = [*NAMES, *EXTRAS]
 
 
 def source(name):
@@ -90,95 +86,29 @@ def test_a_broken_link_is_found(tmp_path, broken, wrong):
     assert (page, said) == ("broken.html", wrong)
 
 
-# What a page asks for
-
-
-def test_a_request_to_another_host_and_an_error_are_noticed(new_page, server):
-    page = new_page()
-    body = '<script>console.error("broken")</script><img src="https://example.org/x.png" alt="">'
-    page.route("**/made.html", lambda route: route.fulfill(content_type="text/html", body=body))
-    page.goto(f"{server}/made.html")
-    assert page.foreign == ["https://example.org/x.png"]
-    assert any("broken" in complaint for complaint in page.complaints)
-
-
-@pytest.mark.parametrize("where", ["server", "disk"])
-@pytest.mark.parametrize("name", EXTRAS)
-def test_the_other_pages_are_quiet_and_accessible(open_page, name, where):
-    page = open_page(name, where, width=360)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert violations(page) == []
-    assert not page.complaints
-    assert not page.foreign
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_the_first_view_is_light(new_page, server, name):
-    raw, packed = budgets.first_view(new_page(), f"{server}/chapters/{name}.html")
-    assert raw <= budgets.FIRST_VIEW
-    assert packed <= budgets.FIRST_VIEW_PACKED
-
-
-def test_nothing_jumps_while_the_first_figure_is_drawn(new_page, server):
-    page = new_page(width=412)
-    page.add_init_script(
-        "window.shift = 0; new PerformanceObserver((list) => {"
-        "  for (const entry of list.getEntries()) window.shift += entry.value;"
-        "}).observe({ type: 'layout-shift', buffered: true });"
-    )
-    page.goto(f"{server}/chapters/00-intro.html")
-    page.wait_for_load_state("networkidle")
-    expect(page.get_by_role("heading", name="Summary")).to_be_visible()
-    assert page.evaluate("window.shift") < 0.05
-
-
-def test_text_after_a_figure_that_never_comes_is_shown_all_the_same(new_page, server):
-    page = new_page()
-    page.route("**/mount_widgets.js*", lambda route: route.abort())
-    page.goto(f"{server}/chapters/00-intro.html")
-    expect(page.get_by_role("heading", name="Summary")).to_be_visible()
-
-
-def test_the_one_style_sheet_keeps_what_can_match_and_no_more(tmp_path):
-    (tmp_path / "_static").mkdir()
-    (tmp_path / "base.css").write_text(".imported { color: red }")
-    (tmp_path / "theme.css").write_text(
-        '@import "base.css"; .here, .nowhere { top: 0 } .here .nowhere { top: 1px }'
-        "#later { top: 2px } p:not(.nowhere) { top: 3px }"
-        "@media print { .nowhere { top: 4px } .here { top: 5px } } @keyframes x { to { top: 6px } }"
-    )
-    link = '<link rel="stylesheet" href="theme.css">'
-    (tmp_path / "page.html").write_text(f"{link}<p class='here imported'>")
-    (tmp_path / "_static" / "script.js").write_text('element.id = "later"')
-    for _ in range(2):  # a second build finds its own work
-        book_style.join(tmp_path)
-        style = (tmp_path / book_style.NAME).read_text()
-        kept = re.findall(r"(\S[^{}]*?)\s*\{[^{}]*(?:top: (\d)|red)", style)
-        assert [number for _, number in kept] == ["", "0", "2", "3", "5", "6"]
-        assert ".here{" in style.replace(" ", "")
-        assert (tmp_path / "page.html").read_text().count("<link") == 1
-
-
 # Icons
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_icon_is_our_own_and_every_button_has_a_name(open_page, name):
+def test_every_icon_is_our_own(name):
     assert not re.search(r'class="[^"]*\bfa[srb]?[ "-]|fontawesome|images/logo_', source(name))
-    page = open_page(name)
-    for button in page.locator(".article-header-buttons > * button, .primary-toggle").all():
+
+
+def test_every_button_has_a_name_and_the_one_for_colours_shows_one_icon(open_page):
+    page = open_page("01-time-flies-fast")
+    for button in page.locator(".article-header-buttons button, .primary-toggle").all():
         assert button.locator("svg.book-icon").count() >= 1
         assert button.get_attribute("aria-label") or button.text_content().strip()
     shown = page.locator(".theme-switch-button svg:visible")
     expect(shown).to_have_count(1)
-    page.locator(".theme-switch-button").first.click()
+    page.locator(".theme-switch-button").click()
     expect(shown).to_have_count(1)
 
 
 def test_an_icon_that_we_have_not_drawn_is_an_error():
-    assert "<svg" in book_icons.draw('<i class="fas fa-rocket"></i>')
+    assert "<svg" in icon("rocket")
     with pytest.raises(KeyError, match="unicorn"):
-        book_icons.draw('<i class="fas fa-unicorn"></i>')
+        icon("unicorn")
 
 
 # What the pages offer
@@ -213,14 +143,14 @@ def test_binder_installs_what_make_does():
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)))
-def test_the_contents_show_where_one_is_and_what_comes_next(open_page, number):
-    page = open_page(NAMES[number])
+def test_the_contents_show_where_one_is_and_what_comes_next(number):
+    page = source(NAMES[number])
+    leads = dict(re.findall(r'class="(left-prev|right-next)" href="([^"]*)"', page))
+    files = [f"{name}.html" for name in [*NAMES, "measurements"]]
+    assert leads["right-next"] == files[number + 1]
     if number:  # the first page is the name of the book
-        current = page.locator(".bd-sidebar-primary .current.active a.current")
-        assert current.inner_text().startswith(f"{number}. ")
-        assert page.locator(".left-prev").get_attribute("href") == f"{NAMES[number - 1]}.html"
-    following = f"{NAMES[number + 1]}.html" if number + 1 < len(NAMES) else "measurements.html"
-    assert page.locator(".right-next").get_attribute("href") == following
+        assert leads["left-prev"] == files[number - 1]
+        assert re.search(rf'current active"><a class="current[^>]*>{number}\. ', page)
 
 
 @pytest.mark.parametrize("where", ["server", "disk"])
@@ -242,7 +172,7 @@ def test_the_search_finds_stale_cache(new_page, server, where):
 def test_what_is_not_found_leads_back(new_page, server):
     text = (HTML / "404.html").read_text(encoding="utf-8")
     base = urlsplit(SITE).path
-    page = new_page(width=360)
+    page = new_page(width=360, theme="dark")
 
     def answer(route):  # as the host of the pages does
         path = HTML / urlsplit(route.request.url).path.removeprefix(base)
@@ -259,19 +189,6 @@ def test_what_is_not_found_leads_back(new_page, server):
     page.wait_for_url(f"**{base}chapters/06-when-caches-go-wrong.html")
     assert not page.complaints
     assert not page.foreign
-
-
-@pytest.mark.skipif(
-    not (shutil.which("java") and validate.JAR.is_file()), reason="make validate installs it"
-)
-def test_html_that_is_not_valid_is_found(tmp_path):
-    page = tmp_path / "page.html"
-    page.write_text('<!doctype html><html lang="en"><title>x</title><p>x</p></html>')
-    assert list(validate.errors([page])) == []
-    page.write_text('<!doctype html><html lang="en"><title>x</title><p id="a"></p><p id="a"></p>')
-    ((name, _, message),) = validate.errors([page])
-    assert name == "page.html"
-    assert "Duplicate ID" in message
 
 
 # What search engines and previews see
@@ -300,12 +217,9 @@ def test_no_two_pages_say_the_same():
     assert len({head["og:title"].casefold() for head in heads}) >= len(PAGES) - 1  # book, chapter 1
 
 
-def test_the_front_door_has_a_preview_too():
+def test_the_front_door_and_what_robots_read():
     head = Head((HTML / "index.html").read_text(encoding="utf-8"))
     assert head.meta["og:image"] == f"{SITE}_static/previews/00-intro.png"
-
-
-def test_robots_and_the_map_of_the_site():
     assert f"Sitemap: {SITE}sitemap.xml" in (HTML / "robots.txt").read_text()
     listed = re.findall("<loc>(.*?)</loc>", (HTML / "sitemap.xml").read_text())
     assert sorted(listed) == sorted(f"{SITE}chapters/{name}.html" for name in PAGES)
@@ -327,10 +241,10 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(name):
 
 
 def test_terms_are_found_as_written():
-    assert book_links.as_written("query").search("two Queries")
-    assert book_links.as_written("token").search("its tokens.")
-    assert not book_links.as_written("token").search("tokenizer")
-    assert not book_links.as_written("hook").search("off-hook")
+    assert as_written("query").search("two Queries")
+    assert as_written("token").search("its tokens.")
+    assert not as_written("token").search("tokenizer")
+    assert not as_written("hook").search("off-hook")
 
 
 def test_the_glossary_is_in_order_and_every_term_is_used():
@@ -374,19 +288,3 @@ def test_the_citation_is_that_of_this_version():
 def test_the_changelog_knows_this_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"\n## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-def test_the_style_of_the_site_stays_small():
-    assert (ROOT / "chapters" / "_static" / "book.css").stat().st_size <= 4_000
-    style = (HTML / book_style.NAME).read_text(encoding="utf-8")
-    assert len(style) <= 150_000
-    assert not re.search(r"""@import|url\(["']?(https?:)?//""", style)  # nothing from another host
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_plots_and_figures_have_the_colours_of_the_page(open_page, theme):
-    page = open_page("08-better-caches", theme=theme)
-    colour = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
-    (text, _) = page.locator("article p").first.evaluate(colour)
-    for plot in page.locator(".text_html:has(svg[role=img])").all():
-        assert plot.evaluate(colour) == [text, "rgba(0, 0, 0, 0)"]

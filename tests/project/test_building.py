@@ -90,7 +90,7 @@ def test_files_may_be_untidy_and_what_the_machine_says_is_shown(tmp_path):
     book.page.write_text(json.dumps(page), encoding="utf-8")
     for name in (".~lock.a.b.ipynb#", "a.b.ipynb~", "._a.b.ipynb", "Copy of a.b.ipynb"):
         (book.page.parent / name).write_bytes(b"\x00\xff")
-    for name in ("chapters/.#a.b.ipynb", "chapters/_static/.#book.css", "kvcache/.#config.py"):
+    for name in ("chapters/.#a.b.ipynb", "book/theme/static/.#book.css", "kvcache/.#config.py"):
         (book.folder / name).symlink_to("someone@host.1234")
     # Nor is there a home to write to.
     nowhere = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none", "JUPYTER_RUNTIME_DIR": "/proc/0"}

@@ -2,10 +2,8 @@
 
 The theme brings 1.5 MB of script for about twenty icons. Here each is one path on a grid of 16 by
 16, drawn with the colour and in the size of the text around it. Screen readers skip it: the button
-has the name.
+has the name. Templates ask for them by the theme's names.
 """
-
-import re
 
 PATHS = {
     "angle-left": "M10 3 5 8l5 5",
@@ -30,28 +28,9 @@ PATHS = {
     "sun": "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 1 0 0-5.6zM8 1v1.5M8 13.5V15M1 8h1.5M13.5 8H15"
     "M3 3l1.1 1.1M11.9 11.9 13 13M3 13l1.1-1.1M11.9 4.1 13 3",
 }
-THEMES = re.compile(
-    r'<(?P<tag>i|span) class="(?P<classes>[^"]*\bfa[srb]?\b[^"]*)"(?P<rest>[^>]*)></(?P=tag)>'
-)
-LOGO = re.compile(r'<img alt="[^"]*logo"[^>]*_static/images/logo_\w+\.\w+">')
 
 
-def svg(name, classes="", rest=""):
-    classes = f"book-icon {classes}".strip()
-    return (
-        f'<svg class="{classes}"{rest} viewBox="0 0 16 16" aria-hidden="true">'
-        f'<path d="{PATHS[name]}"/></svg>'
-    )
-
-
-def of_theme(found):
-    """Our drawing for one of the theme's icons: <i class="theme-switch fa-solid fa-sun"></i>."""
-    classes = found["classes"].split()
-    (name,) = {c[3:] for c in classes if c.startswith("fa-")} - {"solid", "lg"}
-    others = " ".join(c for c in classes if not c.startswith("fa"))
-    return svg(name, others, found["rest"])
-
-
-def draw(page):
-    """The HTML of a page with our icons in place of the theme's."""
-    return LOGO.sub(svg("logo"), THEMES.sub(of_theme, page))
+def icon(name):
+    """The HTML of an icon. Raises KeyError for one that is not drawn here."""
+    path = f'<path d="{PATHS[name]}"/>'
+    return f'<svg class="book-icon" viewBox="0 0 16 16" aria-hidden="true">{path}</svg>'

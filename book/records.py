@@ -7,10 +7,10 @@ which chapter tells it, when it was measured, of which commit, in how many round
 import shutil
 from pathlib import Path
 
-import measure
 from sphinx.util.docutils import SphinxDirective
 
 from kvcache.measurements.records import FOLDER, records
+from tools import measure
 
 HEAD = ["raw data", "what was asked", "told in", "measured"]
 
