@@ -1,56 +1,52 @@
-"""What several tests share. The tests need the built book: `make test` builds it first."""
+"""What several tests share.
+
+Those in package, measurements and project need neither the built book nor a browser: `make check`.
+All others need both: `make test` builds the book first. What is marked `matrix` tries every chapter
+in every way of reading, and every Python: `make test-all`.
+"""
 
 import json
-import os
+import shutil
 import subprocess
-from pathlib import Path
 from urllib.parse import urlparse
 
 import browser
+import chapters
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
 
 from kvcache import GPTConfig, baseline, cached, load_tokenizer, time_flies
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = chapters.ROOT
 HTML = ROOT / "_build" / "html"
-WHOLE_BOOK = bool(os.environ.get("WHOLE_BOOK"))  # all chapters in every way of reading: test-all
-NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
+NOTEBOOKS = chapters.paths()
 NAMES = [path.stem for path in NOTEBOOKS]
-
-# The figures that move, by their names for screen readers, in their order on each page.
-FIGURES = {
-    "00-intro": ["K/V timeline", "Speed race"],
-    "01-time-flies-fast": ["Generation"],
-    "02-inside-attention": ["Attention"],
-    "03-the-baseline": ["K/V timeline"],
-    "04-five-changes": ["Code changes", "K/V timeline", "K/V timeline"],
-    "05-same-text-faster": ["Speed race"],
-    "06-when-caches-go-wrong": ["Break it"],
-    "07-what-it-costs": ["Memory"],
-    "08-better-caches": [],
-    "09-a-real-llm": [],
-    "10-serving-many": ["Block tables"],
-    "11-what-comes-next": [],
-}
-
 SMALL = GPTConfig(
     vocab_size=50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1
 )
 
 
+def all_but(*few):
+    """The chapters as parameters: the few are for `make test`, the others for `make test-all`."""
+    return [name if name in few else pytest.param(name, marks=pytest.mark.matrix) for name in NAMES]
+
+
 def tracked():
     """The files of the project as it lies here. Skips where git does not know them."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def copy_project(folder):
+    """Copy those files to a folder; gives the folder."""
+    for path in tracked():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
 
 
 def twins(cfg=SMALL, seed=0, dtype=torch.float32):
@@ -86,6 +82,8 @@ def server():
 
 @pytest.fixture(scope="session")
 def chromium():
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         running = browser.launch(playwright)
         yield running
@@ -129,8 +127,7 @@ def open_page(new_page, server):
     def opened(name, where="server", **options):
         page = new_page(**options)
         root = server if where == "server" else HTML.as_uri()
-        page.goto(f"{root}/chapters/{name}.html")
-        page.wait_for_load_state("networkidle")
+        page.goto(f"{root}/chapters/{name}.html", wait_until="networkidle")
         return page
 
     return opened
@@ -142,12 +139,9 @@ def mount(new_page, server):
 
     def mounted(*states, **options):
         page = new_page(**options)
-        page.route(
-            "**/made.html",
-            lambda route: route.fulfill(content_type="text/html", body=document(states)),
-        )
-        page.goto(f"{server}/made.html")
-        page.wait_for_load_state("networkidle")
+        answer = {"content_type": "text/html", "body": document(states)}
+        page.route("**/made.html", lambda route: route.fulfill(**answer))
+        page.goto(f"{server}/made.html", wait_until="networkidle")
         return page
 
     def document(states):

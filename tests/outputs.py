@@ -4,30 +4,38 @@ A cell that calls `measured` shows the reader's own measurement beside the recor
 compared. All others show the same in every run: what they tell of a clock, they read from records.
 """
 
+import functools
 import re
 
-import nbformat
+import chapters
 from conftest import ROOT
 
 SHOWN = ("text/markdown", "text/html")
+VIEW = "application/vnd.jupyter.widget-view+json"
 PROGRESS = re.compile(r"it/s\]$")  # the end of a tqdm bar, which is drawn when there is time to
+
+
+def chapter(name):
+    """A chapter as it is stored."""
+    return chapters.read(ROOT / "chapters" / f"{name}.ipynb")
+
+
+@functools.cache
+def executed(name):
+    """A chapter with its outputs, as the build left it: not to be changed."""
+    return chapters.executed(ROOT / "chapters" / f"{name}.ipynb")
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def executed(chapter):
-    """A chapter with its outputs, as the build left it."""
-    for path in (ROOT / "_build" / ".jupyter_cache" / "executed").rglob("base.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        if sources(notebook) == sources(chapter):
-            return notebook
-    raise AssertionError("the book was built from another version of this chapter")
-
-
-def sources(notebook):
-    return [cell.source for cell in code_cells(notebook)]
+def n_figures(notebook):
+    """How many figures that move an executed notebook shows."""
+    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    views = [output.data[VIEW]["model_id"] for output in outputs if VIEW in output.get("data", {})]
+    return sum("_esm" in states[view]["state"] for view in views)
 
 
 def shown(cell):

@@ -10,13 +10,10 @@ chapter says what it is: `tell("name", "4.9")`.
 import html
 import re
 import sys
-from pathlib import Path
 
+import chapters
 import nbformat
-from jupyter_cache import get_cache
-from sphinx_external_toc.parsing import parse_toc_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
 MIME = "application/vnd.kvcache.told+json"
 MARK = re.compile(r'<span data-from="([^"]*)">([^<]*)</span>')
 PLACEHOLDER = re.compile(r"\{[a-z:-]+\}`[^`]*`")
@@ -73,21 +70,13 @@ def update(notebook, said):
             cell.source = MARK.sub(lambda found: marks.get(found[1], found[0]), cell.source)
 
 
-def chapters():
-    """The notebooks of the table of contents."""
-    pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
-    notebooks = [page.with_name(page.name + ".ipynb") for page in pages]
-    return [path for path in notebooks if path.is_file()]
-
-
 def main(check):
     """Mend or check all chapters that were built; the exit status."""
-    store, wrong = get_cache(ROOT / "_build" / ".jupyter_cache"), []
-    for path in chapters():
-        text = path.read_text(encoding="utf-8-sig")
-        notebook = nbformat.reads(text, as_version=4)
+    wrong = []
+    for path in chapters.paths():
+        notebook = chapters.read(path)
         try:
-            _, executed = store.merge_match_into_notebook(nbformat.reads(text, as_version=4))
+            executed = chapters.executed(path)
         except KeyError:
             print(f"{path.name} was not built as it is now: make book")
             return 1

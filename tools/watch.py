@@ -1,21 +1,19 @@
-"""Builds the book again whenever a chapter or the style is saved, and serves it meanwhile.
+"""Builds the book again whenever a file of it is saved, and serves it meanwhile.
 
 A page whose text has changed is there within seconds. Where code has changed, its notebook runs.
 """
 
 import time
-from pathlib import Path
 
 import browser
 import build
 
-ROOT = Path(__file__).resolve().parent.parent
-WATCHED = ("chapters/*.*", "chapters/_static/*", "*.yml", "references.bib", "CHANGELOG.md")
+WATCHED = ("chapters/*.*", "chapters/_static/*", "book/**/*", "*.yml", "*.bib", "CHANGELOG.md")
 
 
 def saved():
     """When each of the files was saved last: path -> time."""
-    paths = (path for pattern in WATCHED for path in ROOT.glob(pattern))
+    paths = [path for pattern in WATCHED for path in build.ROOT.glob(pattern)]
     return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
@@ -27,9 +25,8 @@ def main():
         while True:
             time.sleep(0.5)
             now = saved()
-            changed = [path.name for path in now if now[path] != before.get(path)]
-            if changed or len(now) < len(before):
-                print(f"\nsaved: {', '.join(changed) or 'a file less'}", flush=True)
+            if changed := {path.name for path, _ in now.items() ^ before.items()}:
+                print(f"\nsaved: {', '.join(sorted(changed))}", flush=True)
                 before, start = now, time.monotonic()
                 build.main()
                 print(f"built in {time.monotonic() - start:.0f} seconds", flush=True)

@@ -7,16 +7,14 @@ for that address, and a folder for the model hub.
 
 import os
 import re
-import shutil
 import subprocess
 import tomllib
 
 import address
-import nbformat
 import outputs
 import pytest
 import pythons
-from conftest import FIGURES, NAMES, ROOT, WHOLE_BOOK, tracked
+from conftest import ROOT, all_but, copy_project
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -24,13 +22,15 @@ from kvcache import hub
 
 FREEZE = ROOT / "tests" / "data" / "colab-pip-freeze.txt"
 # What the chapters use there, beside what these need.
-USED = ["accelerate", "anywidget", "ipykernel", "ipywidgets", "matplotlib", "numpy", "pip"]
-USED += ["safetensors", "setuptools", "tiktoken", "torch", "tqdm", "transformers"]
+USED = "accelerate anywidget ipykernel ipywidgets matplotlib numpy pip safetensors setuptools "
+USED += "tiktoken torch tqdm transformers"
 # Not from that list: torch's CUDA parts, which Colab has from PyTorch itself, and jedi, for which
 # Colab's IPython asks, and which Colab does not have.
 UNLISTED = re.compile(r"cuda-.*|nvidia-.*|triton|jedi")
-VIEW = "application/vnd.jupyter.widget-view+json"
-RUN = NAMES if WHOLE_BOOK else ["01-time-flies-fast", "05-same-text-faster"]
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def freeze():
@@ -38,10 +38,6 @@ def freeze():
     lines = [line for line in FREEZE.read_text().splitlines() if not line.startswith("#")]
     pins = {normal(name): version for name, version in (line.split("==") for line in lines)}
     return {name: version for name, version in pins.items() if not UNLISTED.fullmatch(name)}
-
-
-def normal(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +65,8 @@ def changes_in_colab(pyproject, constraints):
 
 def test_installing_changes_none_of_colabs_versions(constraints):
     assert changes_in_colab(ROOT / "pyproject.toml", constraints) == {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.match(r"[\w-]+", each)[0] for each in project["dependencies"]} <= set(freeze())
 
 
 def test_a_lower_bound_above_colabs_version_is_caught(constraints, tmp_path):
@@ -79,20 +77,10 @@ def test_a_lower_bound_above_colabs_version_is_caught(constraints, tmp_path):
         changes_in_colab(broken, constraints)
 
 
-def test_what_the_package_needs_is_in_colab():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {re.match(r"[\w-]+", each)[0] for each in project["dependencies"]}
-    assert names <= set(freeze())
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory):
     """A git repository with the project as it lies here."""
-    folder = tmp_path_factory.mktemp("origin")
-    for path in tracked():
-        target = folder / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    folder = copy_project(tmp_path_factory.mktemp("origin"))
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "-q", "-m", "all"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
@@ -116,91 +104,71 @@ def hub_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def colab(tmp_path_factory, constraints, repository, hub_folder):
+def colab(tmp_path_factory, constraints, repository):
     """Runs a notebook as Colab does. Colab has Python 3.13; without one, this Python stands in."""
     folder = tmp_path_factory.mktemp("colab")
     python = pythons.find("3.13") or pythons.find(pythons.RUNNING)
-    program = pythons.environment(folder / "venv", python, "--constraint", constraints, *USED)
+    program = pythons.environment(
+        folder / "venv", python, "--constraint", constraints, *USED.split()
+    )
     (site,) = (folder / "venv").glob("lib/*/site-packages")
     (site / "google" / "colab").mkdir(parents=True)
     (site / "google" / "colab" / "__init__.py").touch()
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "colab.py").write_text("import google.colab")  # there before the first cell
-    subprocess.run(
-        [program, "-m", "ipykernel", "install", "--prefix", folder, "--name", "colab"],
-        check=True,
-        capture_output=True,
-    )
+    kernel = ["-m", "ipykernel", "install", "--prefix", folder, "--name", "colab"]
+    subprocess.run([program, *kernel], check=True, capture_output=True)
     settings = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{repository}.insteadOf",
         "GIT_CONFIG_VALUE_0": address.current_address(),
-        "HF_HOME": str(hub_folder),
         "HF_HUB_OFFLINE": "1",
         "IPYTHONDIR": str(folder / "ipython"),
         "KVCACHE_LIVE_SECONDS": "1",
         "TQDM_DISABLE": "1",
     }
 
-    def run(notebook, place):
+    def run(notebook, place, **more):
+        pythons.uv("pip", "uninstall", "--quiet", "--python", program, "kvcache")
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("JUPYTER_PATH", str(folder / "share" / "jupyter"))
             resources = {"metadata": {"path": place}}
             client = NotebookClient(notebook, timeout=900, kernel_name="colab", resources=resources)
-            client.execute(env=settings)
+            client.execute(env={**settings, **more})
         return notebook
 
-    run.program = program
+    def installed():
+        lines = pythons.uv("pip", "freeze", "--python", program).splitlines()
+        return {normal(re.split("==| @ ", line)[0]): line for line in lines}
+
+    run.installed = installed
     return run
 
 
-@pytest.fixture
-def without_the_package(colab):
-    """Colab as it comes: each notebook must install the package itself."""
-    pythons.uv("pip", "uninstall", "--quiet", "--python", colab.program, "kvcache")
-
-
-def installed(program):
-    lines = pythons.uv("pip", "freeze", "--python", program).splitlines()
-    return {normal(re.split("==| @ ", line)[0]): line for line in lines}
-
-
 def test_the_environment_has_colabs_versions(colab):
-    for name, line in installed(colab.program).items():
-        if name in freeze():
-            assert re.fullmatch(rf".*=={re.escape(freeze()[name])}(\+\w+)?", line), line
+    there = freeze()
+    for name, line in colab.installed().items():
+        if name in there:
+            assert re.fullmatch(rf".*=={re.escape(there[name])}(\+\w+)?", line), line
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_a_chapter_runs_in_colab(colab, without_the_package, tmp_path, name):
-    chapter = nbformat.read(ROOT / "chapters" / f"{name}.ipynb", as_version=4)
-    before = installed(colab.program)
-    notebook = colab(chapter, tmp_path)
-    after = installed(colab.program)
-    assert {line for line in after.items() if line not in before.items()} == {
-        ("kvcache", after["kvcache"])
-    }
+@pytest.mark.parametrize("name", all_but("01-time-flies-fast"))
+def test_a_chapter_runs_in_colab(request, colab, tmp_path, name):
+    has_weights = "smollm2" in str(outputs.chapter(name)).lower()
+    home = {"HF_HOME": str(request.getfixturevalue("hub_folder"))} if has_weights else {}
+    before = colab.installed()
+    notebook = colab(outputs.chapter(name), tmp_path, **home)
+    after = colab.installed()
+    assert {each for each, _ in before.items() ^ after.items()} <= {"kvcache"}
     assert f"git+{address.current_address()}" in after["kvcache"]
-    assert len(figures_of(notebook)) == len(FIGURES[name])
+    assert outputs.n_figures(notebook) == outputs.n_figures(outputs.executed(name))
     assert not list(tmp_path.iterdir())
 
 
-def figures_of(notebook):
-    """The states of the figures that a run shows, each with its module."""
-    widgets = notebook.metadata.get("widgets", {})
-    states = widgets.get("application/vnd.jupyter.widget-state+json", {"state": {}})["state"]
-    everything = [output for cell in outputs.code_cells(notebook) for output in cell.outputs]
-    views = [each.data[VIEW] for each in everything if VIEW in each.get("data", {})]
-    figures = [states[view["model_id"]] for view in views]
-    figures = [each for each in figures if each["model_module"] == "anywidget"]
-    assert all("_esm" in each["state"] for each in figures)
-    return figures
-
-
-def test_a_first_cell_that_forgets_the_package_is_caught(colab, without_the_package, tmp_path):
-    notebook = nbformat.read(ROOT / "chapters" / "01-time-flies-fast.ipynb", as_version=4)
+def test_a_first_cell_that_forgets_the_package_is_caught(colab, tmp_path):
+    notebook = outputs.chapter("01-time-flies-fast")
     outputs.code_cells(notebook)[0].source = "import sys"
     with pytest.raises(CellExecutionError, match="No module named 'kvcache'"):
         colab(notebook, tmp_path)

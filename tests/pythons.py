@@ -1,11 +1,10 @@
-"""Finds the Pythons of this machine, and runs uv, which resolves and makes environments.
+"""Runs uv, which resolves and makes environments.
 
 uv does not read pip's settings. Here it is told them, so that both ask the same places.
 """
 
 import functools
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +18,6 @@ TOLD = {
 }
 
 
-def find(version):
-    """The program of that Python, or None: on the PATH, or one that pyenv keeps."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    places = [sys.executable, shutil.which(f"python{version}")]
-    places += sorted(pyenv.glob(f"versions/{version}.*/bin/python"), reverse=True)
-    says = "import sys; print(*sys.version_info[:2], sep='.')"
-    for place in filter(None, places):
-        answer = subprocess.run([place, "-c", says], capture_output=True, text=True)
-        if answer.stdout.strip() == version:  # one of pyenv's may be there and not be on
-            return place
-    return None
-
-
 def uv(*arguments, **options):
     """What uv prints. Raises RuntimeError with what it complains about."""
     command = [sys.executable, "-m", "uv", *map(str, arguments)]
@@ -43,16 +29,27 @@ def uv(*arguments, **options):
 
 @functools.cache
 def settings():
-    """The environment for uv, with pip's settings in uv's names."""
+    """The environment for uv: pip's settings in uv's names, and pyenv's Pythons on the PATH."""
     told = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_HTTP_TIMEOUT": "180"}  # as pip does
     told["MACOSX_DEPLOYMENT_TARGET"] = "14.0"  # the oldest macOS that PyTorch is built for
+    told |= {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
     asked = [sys.executable, "-m", "pip", "config", "list"]
     for line in subprocess.run(asked, capture_output=True, text=True).stdout.splitlines():
         name, _, value = line.partition("=")
         if name := TOLD.get(name.split(".")[-1]):
             value = value.strip("'\"").split()
             told[name] = ("," if name == "UV_FIND_LINKS" else " ").join(value)
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.*/bin")
+    told["PATH"] = os.pathsep.join([*map(str, pyenv), os.environ["PATH"]])
     return {**os.environ, **told}
+
+
+def find(version):
+    """The program of that Python, or None."""
+    try:
+        return uv("python", "find", "--system", version).strip()
+    except RuntimeError:
+        return None
 
 
 def resolved(*arguments, **options):
@@ -73,6 +70,5 @@ def environment(folder, python, *arguments):
     """Make an environment with what `uv pip install` is asked for; gives its Python."""
     uv("venv", "--quiet", "--python", python, folder)
     program = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if arguments:
-        uv("pip", "install", "--quiet", "--python", program, *arguments)
+    uv("pip", "install", "--quiet", "--python", program, *arguments)
     return program
