@@ -8,7 +8,7 @@ in every way of reading, and every Python: `make test-all`.
 import json
 import shutil
 import subprocess
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
 import browser
 import chapters
@@ -32,12 +32,10 @@ def all_but(*few):
 
 
 def tracked():
-    """The files of the project as it lies here. Skips where git does not know them."""
+    """The files of the project as it lies here."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    names = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
 def copy_project(folder):
@@ -97,23 +95,20 @@ def new_page(chromium):
 
     def opened(width=1280, theme="light", **options):
         options.setdefault("viewport", {"width": width, "height": 900})
-        context = chromium.new_context(color_scheme=theme, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints, page.foreign = [], []
-        page.on("console", lambda message: note_complaint(page, message))
-        page.on("pageerror", lambda problem: page.complaints.append(str(problem)))
-        page.on("request", lambda request: note_foreign(page, request.url))
+        contexts.append(chromium.new_context(color_scheme=theme, **options))
+        page = contexts[-1].new_page()
+        page.complaints, page.foreign = complaints, foreign = [], []
+        page.on("pageerror", lambda problem: complaints.append(str(problem)))
+        page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
+        page.on("request", lambda asked: foreign.append(asked.url) if is_foreign(asked) else None)
         return page
 
-    def note_complaint(page, message):
-        if message.type in ("error", "warning"):
-            page.complaints.append(f"{message.type}: {message.text}")
+    def is_bad(said):
+        return said.type in ("error", "warning")
 
-    def note_foreign(page, url):
-        parts = urlparse(url)
-        if parts.scheme in ("http", "https") and parts.hostname != "127.0.0.1":
-            page.foreign.append(url)
+    def is_foreign(asked):
+        parts = urlsplit(asked.url)
+        return parts.scheme in ("http", "https") and parts.hostname != "127.0.0.1"
 
     yield opened
     for context in contexts:
@@ -144,22 +139,22 @@ def mount(new_page, server):
         page.goto(f"{server}/made.html", wait_until="networkidle")
         return page
 
-    def document(states):
-        entries = {f"w{i}": {"model_module": "anywidget", "state": s} for i, s in enumerate(states)}
-        text = json.dumps({"state": entries}).replace("<", "\\u003c")
-        kind = "application/vnd.jupyter.widget"
-        views = "".join(
-            f'<p>before</p><script type="{kind}-view+json">{{"model_id": "{name}"}}</script>'
-            for name in entries
-        )
-        script = '<script defer src="_static/mount_widgets.js"></script>'
-        return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>made</title>{script}'
-            f'{script}<script type="{kind}-state+json">{text}</script>'
-            f"<main><h1>made</h1>{views}<p>after</p></main>"
-        )
-
     return mounted
+
+
+def document(states):
+    """The text of such a page. The script is there twice, as in a page of the book."""
+    kind = "application/vnd.jupyter.widget"
+    entries = {f"w{i}": {"model_module": "anywidget", "state": s} for i, s in enumerate(states)}
+    view = '<p>before</p><script type="{}-view+json">{{"model_id": "{}"}}</script>'
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>made</title>'
+        + 2 * '<script defer src="_static/mount_widgets.js"></script>'
+        + f'<script type="{kind}-state+json">'
+        + json.dumps({"state": entries}).replace("<", "\\u003c")
+        + f"</script><main><h1>made</h1>{''.join(view.format(kind, name) for name in entries)}"
+        + "<p>after</p></main>"
+    )
 
 
 def state_of(widget, **changes):

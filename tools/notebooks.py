@@ -40,16 +40,17 @@ def mended(path):
 
 def main(paths, check):
     """Mend the notebooks, or print how they differ from clean ones; the exit status."""
+    ruff = [sys.executable, "-m", "ruff", "format", "--quiet", *paths]
+    if not check:
+        for path in paths:
+            path.write_text(mended(path), encoding="utf-8")
+        return subprocess.run(ruff).returncode
+    wrong = []
     for path in paths:
-        stored, clean = path.read_text(encoding="utf-8"), mended(path)
-        if not check:
-            path.write_text(clean, encoding="utf-8")
-        elif stored != clean:
-            lines = [text.splitlines() for text in (stored, clean)]
-            print(*difflib.unified_diff(*lines, str(path), "mended", n=1, lineterm=""), sep="\n")
-            check = "failed"
-    ruff = [sys.executable, "-m", "ruff", "format", "--quiet", *(["--diff"] if check else [])]
-    return subprocess.run([*ruff, *paths]).returncode or check == "failed"
+        texts = path.read_text(encoding="utf-8").splitlines(), mended(path).splitlines()
+        wrong += difflib.unified_diff(*texts, str(path), "mended", n=1, lineterm="")
+    print(*wrong, sep="\n")
+    return subprocess.run([*ruff, "--diff"]).returncode or bool(wrong)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 
-import chapters
-import nbformat
 import notebooks
 import pytest
 import torch
-from conftest import ROOT, copy_project
+from conftest import ROOT
 from playwright.sync_api import expect
+from test_building import Book
 
 from kvcache import generate, optimized, time_flies
 
@@ -29,68 +28,48 @@ def examples(heading):
 
 
 @pytest.fixture
-def project(tmp_path):
-    """A copy of the project, with the notebooks that were run and an environment for make."""
-    folder = copy_project(tmp_path / "project")
-    shutil.copytree(ROOT / "_build", folder / "_build")
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    program = folder / ".venv" / "bin" / "python"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    program.chmod(0o755)
-    for stamp in (".python", ".book", ".test"):
-        (folder / ".venv" / stamp).touch()
-    return folder
+def watch(tmp_path):
+    """A folder with the book, in which `make watch` runs; a function that waits for a text."""
+    book = Book(tmp_path / "book", page="")
+    shutil.copytree(ROOT / "_build", book.folder / "_build")
+    with (book.folder / "log").open("w") as log:
+        options = {"cwd": book.folder, "env": book.settings, "start_new_session": True}
+        process = subprocess.Popen(["make", "watch"], stdout=log, stderr=log, **options)
 
-
-@pytest.fixture
-def watch(project):
-    """Starts `make watch` in the copy; gives a function that waits for a page with a text."""
-    names = [name for name in os.environ if not name.startswith("MAKE")]
-    settings = {name: os.environ[name] for name in names} | {"PYTHONPATH": str(project)}
-    log = project / "watch.log"
-    with log.open("w") as said:
-        options = {"cwd": project, "env": settings, "start_new_session": True}
-        process = subprocess.Popen(["make", "watch"], stdout=said, stderr=said, **options)
-
-    def until(path, text):
+    def until(name, text):
         for _ in range(2400):
+            path = book.folder / name
             if path.is_file() and text in path.read_text(encoding="utf-8"):
                 return
-            assert process.poll() is None, log.read_text()
+            assert process.poll() is None, (book.folder / "log").read_text()
             time.sleep(0.1)
-        pytest.fail(log.read_text())
+        pytest.fail((book.folder / "log").read_text())
 
-    yield until
+    yield book.folder, until
     os.killpg(process.pid, signal.SIGINT)
     process.wait(20)
 
 
-def test_the_chapter_and_a_saved_text_appear_while_watching(project, watch):
-    log, pages = project / "watch.log", project / "_build" / "html" / "chapters"
-    watch(log, "http://127.0.0.1:")
-    watch(log, "The book lies in")
+def test_the_chapter_and_a_saved_text_appear_while_watching(watch):
+    folder, until = watch
+    until("log", "The book lies in")
     (example,) = examples("Add a chapter")
-    subprocess.run([sys.executable, "-c", example], cwd=project, check=True)
-    assert not notebooks.main([project / "chapters" / "12-new.ipynb"], check=True)
-    watch(pages / "12-new.html", 'The answer is <span data-from="answer">42</span>')
-
-    path = project / "chapters" / "01-time-flies-fast.ipynb"
-    chapter = chapters.read(path)
-    chapter.cells[0].source += "\n\nA sentence just saved."
-    nbformat.write(chapter, path)
-    watch(pages / "01-time-flies-fast.html", "A sentence just saved.")
+    subprocess.run([sys.executable, "-c", example], cwd=folder, check=True)
+    assert not notebooks.main([folder / "chapters" / "12-new.ipynb"], check=True)
+    pages = "_build/html/chapters"
+    until(f"{pages}/12-new.html", 'The answer is <span data-from="answer">42</span>')
+    path = folder / "chapters" / "03-the-baseline.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("## Summary", "## A saved summary"))
+    until(f"{pages}/03-the-baseline.html", "A saved summary")
 
 
 def test_the_widget_counts_down_in_a_page(mount, tmp_path):
     shutil.copytree(ROOT / "kvcache", tmp_path / "kvcache")
     for example, suffix in zip(examples("Add a widget"), ("js", "py"), strict=True):
         (tmp_path / "kvcache" / "widgets" / f"count_down.{suffix}").write_text(example)
-    program = """if True:
-        import json
-        from kvcache.widgets.count_down import CountDown
-        widget = CountDown(3)
-        state = {name: getattr(widget, name) for name in ("_esm", "_css", "data")}
-        print(json.dumps([state, widget.still()]))"""
+    program = "import json; from kvcache.widgets.count_down import CountDown; w = CountDown(3);"
+    program += "state = {n: getattr(w, n) for n in ('_esm', '_css', 'data')};"
+    program += "print(json.dumps([state, w.still()]))"
     settings = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, check=True)
