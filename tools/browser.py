@@ -42,9 +42,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(folder, handler=QuietHandler):
+def serving(folder):
     """Serve a folder on a free local port; gives the address."""
-    handler = functools.partial(handler, directory=folder)
+    handler = functools.partial(QuietHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
@@ -52,6 +52,6 @@ def serving(folder, handler=QuietHandler):
 
 
 if __name__ == "__main__":
-    print(f"browser: {find()}" if find() else "no browser found, installing one", flush=True)
     if not find():
         install()
+    print(find() or "Playwright's own")

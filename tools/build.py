@@ -2,9 +2,8 @@
 
 Notebooks run here, so that what goes wrong is told with its notebook, its cell and a remedy. One
 that ran to its end is kept in _build/.jupyter_cache, by the content of its cells, and Sphinx takes
-its outputs from there; one that failed runs again. A change of kvcache/ or of the pinned packages
-changes what every notebook does, so it empties that store. A change of the style or the settings
-makes all pages anew, from the executed notebooks, and so does a build of them that ended badly.
+its outputs from there. A change of kvcache/ or of the pinned packages empties that store. A change
+of the style or the settings makes all pages anew, and so does a build of them that ended badly.
 """
 
 import hashlib

@@ -15,8 +15,8 @@ STORE = ROOT / "_build" / ".jupyter_cache"
 
 def paths():
     """The notebooks of the table of contents, in its order."""
-    pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
-    notebooks = [page.with_name(page.name + ".ipynb") for page in pages]
+    pages = [page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
+    notebooks = [ROOT / f"{page}.ipynb" for page in pages]
     return [path for path in notebooks if os.path.lexists(path)]  # others are pages without code
 
 
