@@ -1,12 +1,10 @@
 """The project as a whole: one address, verified data, arrows that go one way, small files."""
 
 import ast
-import io
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 import tomllib
 import zipfile
 
@@ -47,7 +45,7 @@ def test_one_command_changes_the_address_everywhere(tmp_path):
     for path in address.places():  # no other address may stand where ours belongs
         text = (tmp_path / path.relative_to(ROOT)).read_text(encoding="utf-8")
         assert set(re.findall(r"git\+(https://github\.com/[\w./-]+)", text)) <= {new}
-        assert new in text or path.suffix == ".md", path.name
+        assert new in text or path.match("chapters/*.md"), path.name
     refused = subprocess.run([*command, "ftp://x"], capture_output=True, text=True)
     assert refused.returncode
     assert "ftp://x" in refused.stderr
@@ -65,9 +63,8 @@ def unlicensed(root):
 
 
 def test_every_data_file_has_its_hash_and_a_licence(tmp_path):
-    assert set(data.hashes()) == {
-        p.name for p in data.FOLDER.iterdir() if p.suffix in data.SUFFIXES
-    }
+    ours = {path.name for path in data.FOLDER.iterdir() if path.suffix in data.SUFFIXES}
+    assert set(data.hashes()) == ours
     for name in data.hashes():
         data.checked_path(name)
     assert list(unlicensed(ROOT)) == []
@@ -95,17 +92,14 @@ def test_arrows_go_one_way():
 
 
 def lines_of_code(path):
-    """How many lines hold code: not blank, not only a comment, not part of a docstring."""
-    source = path.read_text(encoding="utf-8")
-    docstrings, lines = set(), set()
+    """How many lines hold code: not blank, no comment, not part of a docstring."""
+    source, docstrings = path.read_text(encoding="utf-8"), set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             docstrings |= set(range(node.lineno, node.end_lineno + 1))
-    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in ignored and token.string:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)
+    lines = [line.strip() for line in source.splitlines()]
+    code = {n for n, line in enumerate(lines, start=1) if line and not line.startswith("#")}
+    return len(code - docstrings)
 
 
 def all_lines(*patterns):
