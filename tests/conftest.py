@@ -164,9 +164,7 @@ def state_of(widget, **changes):
 
 def violations(page):
     """What axe-core finds in a page: the rule, and the elements."""
-    import axe_core_python
+    from axe_core_python.sync_playwright import Axe
 
-    (path,) = ROOT.joinpath(axe_core_python.__path__[0]).glob("axe.min.js")
-    page.add_script_tag(content=path.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found["violations"]]
+    found = Axe().run(page, options={"resultTypes": ["violations"]})["violations"]
+    return [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found]

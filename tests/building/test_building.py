@@ -17,6 +17,7 @@ from conftest import copy_project
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+JULIA = {"name": "julia-1", "display_name": "Julia"}
 ENDLESS = "import threading\nthreading.Event().wait()"
 
 
@@ -116,7 +117,7 @@ WHOLE = notebook("1 + 1")
         (notebook("import os\nos._exit(0)"), ", code cell 1 (id", "kernel died", "mend the cell"),
         (notebook("import os\nos.kill(os.getpid(), 9)"), ", code cell 1", "memory", "Close other"),
         (notebook("1 + 1", ENDLESS), ", code cell 2", "it ran for longer", "'timeout:'"),
-        (notebook(kernelspec={"name": "julia-1"}), "", "no kernel 'julia-1'", "make notebooks"),
+        (notebook(kernelspec=JULIA), "", "no kernel 'julia-1'", "make notebooks"),
         (WHOLE[:200], "", "it is broken, no JSON", "git restore"),
     ],
 )

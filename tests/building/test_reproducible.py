@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 
 import matplotlib
 import pytest
@@ -43,11 +42,3 @@ def test_a_page_that_shows_a_clock_is_found(tmp_path):
     first, second = pages(one, code), pages(other, code, **elsewhere(other))
     assert first["chapters/page.html"] != second["chapters/page.html"]
     assert first["_static/doctools.js"] == second["_static/doctools.js"]
-
-
-def test_a_second_build_changes_no_byte(tmp_path):
-    book = Book(tmp_path / "book")
-    first = pages(book, 'print("printed", end=" ", flush=True)\nprint("in pieces")')
-    assert ">printed in pieces\n" in book.html.read_text(encoding="utf-8")
-    shutil.rmtree(book.folder / "_build" / ".doctrees")  # what was run is used again
-    assert pages(book) == first

