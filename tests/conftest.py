@@ -1,56 +1,50 @@
-"""What several tests share. The tests need the built book: `make test` builds it first."""
+"""What several tests share.
+
+Those in package, measurements and project need neither the built book nor a browser: `make check`.
+All others need both: `make test` builds the book first. What is marked `matrix` tries every chapter
+in every way of reading, and every Python: `make test-all`.
+"""
 
 import json
-import os
+import shutil
 import subprocess
-from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
 import browser
+import chapters
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
 
 from kvcache import GPTConfig, baseline, cached, load_tokenizer, time_flies
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = chapters.ROOT
 HTML = ROOT / "_build" / "html"
-WHOLE_BOOK = bool(os.environ.get("WHOLE_BOOK"))  # all chapters in every way of reading: test-all
-NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
+NOTEBOOKS = chapters.paths()
 NAMES = [path.stem for path in NOTEBOOKS]
-
-# The figures that move, by their names for screen readers, in their order on each page.
-FIGURES = {
-    "00-intro": ["K/V timeline", "Speed race"],
-    "01-time-flies-fast": ["Generation"],
-    "02-inside-attention": ["Attention"],
-    "03-the-baseline": ["K/V timeline"],
-    "04-five-changes": ["Code changes", "K/V timeline", "K/V timeline"],
-    "05-same-text-faster": ["Speed race"],
-    "06-when-caches-go-wrong": ["Break it"],
-    "07-what-it-costs": ["Memory"],
-    "08-better-caches": [],
-    "09-a-real-llm": [],
-    "10-serving-many": ["Block tables"],
-    "11-what-comes-next": [],
-}
-
 SMALL = GPTConfig(
     vocab_size=50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1
 )
 
 
+def all_but(*few):
+    """The chapters as parameters: the few are for `make test`, the others for `make test-all`."""
+    return [name if name in few else pytest.param(name, marks=pytest.mark.matrix) for name in NAMES]
+
+
 def tracked():
-    """The files of the project as it lies here. Skips where git does not know them."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    """The files of the project as it lies here."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def copy_project(folder):
+    """Copy those files to a folder; gives the folder."""
+    for path in tracked():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
 
 
 def twins(cfg=SMALL, seed=0, dtype=torch.float32):
@@ -86,6 +80,8 @@ def server():
 
 @pytest.fixture(scope="session")
 def chromium():
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         running = browser.launch(playwright)
         yield running
@@ -99,23 +95,20 @@ def new_page(chromium):
 
     def opened(width=1280, theme="light", **options):
         options.setdefault("viewport", {"width": width, "height": 900})
-        context = chromium.new_context(color_scheme=theme, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints, page.foreign = [], []
-        page.on("console", lambda message: note_complaint(page, message))
-        page.on("pageerror", lambda problem: page.complaints.append(str(problem)))
-        page.on("request", lambda request: note_foreign(page, request.url))
+        contexts.append(chromium.new_context(color_scheme=theme, **options))
+        page = contexts[-1].new_page()
+        page.complaints, page.foreign = complaints, foreign = [], []
+        page.on("pageerror", lambda problem: complaints.append(str(problem)))
+        page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
+        page.on("request", lambda asked: foreign.append(asked.url) if is_foreign(asked) else None)
         return page
 
-    def note_complaint(page, message):
-        if message.type in ("error", "warning"):
-            page.complaints.append(f"{message.type}: {message.text}")
+    def is_bad(said):
+        return said.type in ("error", "warning")
 
-    def note_foreign(page, url):
-        parts = urlparse(url)
-        if parts.scheme in ("http", "https") and parts.hostname != "127.0.0.1":
-            page.foreign.append(url)
+    def is_foreign(asked):
+        parts = urlsplit(asked.url)
+        return parts.scheme in ("http", "https") and parts.hostname != "127.0.0.1"
 
     yield opened
     for context in contexts:
@@ -129,8 +122,7 @@ def open_page(new_page, server):
     def opened(name, where="server", **options):
         page = new_page(**options)
         root = server if where == "server" else HTML.as_uri()
-        page.goto(f"{root}/chapters/{name}.html")
-        page.wait_for_load_state("networkidle")
+        page.goto(f"{root}/chapters/{name}.html", wait_until="networkidle")
         return page
 
     return opened
@@ -142,30 +134,27 @@ def mount(new_page, server):
 
     def mounted(*states, **options):
         page = new_page(**options)
-        page.route(
-            "**/made.html",
-            lambda route: route.fulfill(content_type="text/html", body=document(states)),
-        )
-        page.goto(f"{server}/made.html")
-        page.wait_for_load_state("networkidle")
+        answer = {"content_type": "text/html", "body": document(states)}
+        page.route("**/made.html", lambda route: route.fulfill(**answer))
+        page.goto(f"{server}/made.html", wait_until="networkidle")
         return page
 
-    def document(states):
-        entries = {f"w{i}": {"model_module": "anywidget", "state": s} for i, s in enumerate(states)}
-        text = json.dumps({"state": entries}).replace("<", "\\u003c")
-        kind = "application/vnd.jupyter.widget"
-        views = "".join(
-            f'<p>before</p><script type="{kind}-view+json">{{"model_id": "{name}"}}</script>'
-            for name in entries
-        )
-        script = '<script defer src="_static/mount_widgets.js"></script>'
-        return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>made</title>{script}'
-            f'{script}<script type="{kind}-state+json">{text}</script>'
-            f"<main><h1>made</h1>{views}<p>after</p></main>"
-        )
-
     return mounted
+
+
+def document(states):
+    """The text of such a page. The script is there twice, as in a page of the book."""
+    kind = "application/vnd.jupyter.widget"
+    entries = {f"w{i}": {"model_module": "anywidget", "state": s} for i, s in enumerate(states)}
+    view = '<p>before</p><script type="{}-view+json">{{"model_id": "{}"}}</script>'
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>made</title>'
+        + 2 * '<script defer src="_static/mount_widgets.js"></script>'
+        + f'<script type="{kind}-state+json">'
+        + json.dumps({"state": entries}).replace("<", "\\u003c")
+        + f"</script><main><h1>made</h1>{''.join(view.format(kind, name) for name in entries)}"
+        + "<p>after</p></main>"
+    )
 
 
 def state_of(widget, **changes):
@@ -175,9 +164,7 @@ def state_of(widget, **changes):
 
 def violations(page):
     """What axe-core finds in a page: the rule, and the elements."""
-    import axe_core_python
+    from axe_core_python.sync_playwright import Axe
 
-    (path,) = ROOT.joinpath(axe_core_python.__path__[0]).glob("axe.min.js")
-    page.add_script_tag(content=path.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found["violations"]]
+    found = Axe().run(page, options={"resultTypes": ["violations"]})["violations"]
+    return [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found]

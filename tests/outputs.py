@@ -4,50 +4,55 @@ A cell that calls `measured` shows the reader's own measurement beside the recor
 compared. All others show the same in every run: what they tell of a clock, they read from records.
 """
 
+import functools
 import re
 
-import nbformat
-from conftest import ROOT
+import chapters
 
-SHOWN = ("text/markdown", "text/html")
+WIDGET = "application/vnd.jupyter.widget"
 PROGRESS = re.compile(r"it/s\]$")  # the end of a tqdm bar, which is drawn when there is time to
+
+
+def chapter(name):
+    """A chapter as it is stored."""
+    return chapters.read(chapters.ROOT / "chapters" / f"{name}.ipynb")
+
+
+@functools.cache
+def executed(name):
+    """A chapter with its outputs, as the build left it: not to be changed."""
+    return chapters.executed(chapters.ROOT / "chapters" / f"{name}.ipynb")
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def executed(chapter):
-    """A chapter with its outputs, as the build left it."""
-    for path in (ROOT / "_build" / ".jupyter_cache" / "executed").rglob("base.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        if sources(notebook) == sources(chapter):
-            return notebook
-    raise AssertionError("the book was built from another version of this chapter")
+def displayed(cell):
+    """What a cell displayed: the data of each output, by kind."""
+    return [output.data for output in cell.outputs if "data" in output]
 
 
-def sources(notebook):
-    return [cell.source for cell in code_cells(notebook)]
+def n_figures(notebook):
+    """How many figures that move an executed notebook shows."""
+    states = notebook.metadata.widgets[f"{WIDGET}-state+json"]["state"]
+    shown = [data for cell in code_cells(notebook) for data in displayed(cell)]
+    views = [data[f"{WIDGET}-view+json"] for data in shown if f"{WIDGET}-view+json" in data]
+    return sum("_esm" in states[view["model_id"]]["state"] for view in views)
 
 
 def shown(cell):
     """What a reader sees below a cell: all that it printed, then what it displayed."""
-    texts = [o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout"]
-    displayed = ["".join(texts)]
-    for output in cell.outputs:
-        data = output.get("data", {})
-        if PROGRESS.search(data.get("text/plain", "")):
-            continue
-        named = [data[kind] for kind in SHOWN if kind in data]
-        displayed += named or [data["text/plain"]] if "text/plain" in data else named
-    return [re.sub(r'data-still-of="\w+"| at 0x\w+', "", text) for text in displayed]
+    texts = ["".join(out.text for out in cell.outputs if out.get("name") == "stdout")]
+    for data in displayed(cell):
+        if not PROGRESS.search(data.get("text/plain", "")):
+            kinds = {"text/markdown", "text/html"} & set(data) or {"text/plain"}
+            texts += [data.get(kind, "") for kind in sorted(kinds)]
+    return [re.sub(r'data-still-of="\w+"| at 0x\w+', "", text) for text in texts]
 
 
 def differences(first, second):
     """The cells that show something else in the second run: id, before, after."""
-    found = []
-    for one, other in zip(code_cells(first), code_cells(second), strict=True):
-        before, after = shown(one), shown(other)
-        if before != after and "measured(" not in one.source:
-            found.append((one.id, before, after))
-    return found
+    pairs = zip(code_cells(first), code_cells(second), strict=True)
+    cells = [(one, other) for one, other in pairs if "measured(" not in one.source]
+    return [(a.id, shown(a), shown(b)) for a, b in cells if shown(a) != shown(b)]

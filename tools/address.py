@@ -11,15 +11,9 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PATTERNS = (
-    "pyproject.toml",
-    "_config.yml",
-    "README.md",
-    "CITATION.cff",
-    "chapters/*.ipynb",
-    "chapters/*.md",
-)
-ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
+GITHUB = "https://github.com/"
+ADDRESS = re.compile(rf"{GITHUB}[\w.-]+/[\w.-]+")
+PLACES = "pyproject.toml _config.yml README.md CITATION.cff chapters/*.ipynb chapters/*.md"
 
 
 def current_address():
@@ -29,20 +23,19 @@ def current_address():
 
 def site(repository):
     """Where GitHub publishes the book of a repository."""
-    owner, name = repository.removeprefix("https://github.com/").split("/")
+    owner, name = repository.removeprefix(GITHUB).split("/")
     host = f"https://{owner.lower()}.github.io/"
     return host if name.lower() == f"{owner.lower()}.github.io" else f"{host}{name}/"
 
 
 def places():
     """Every file that may hold the address."""
-    return [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
+    return [path for pattern in PLACES.split() for path in sorted(ROOT.glob(pattern))]
 
 
 def change(new):
-    old = current_address()
     # Colab and Binder name the repository as owner/name.
-    old_name, new_name = (address.removeprefix("https://github.com/") for address in (old, new))
+    old_name, new_name = (each.removeprefix(GITHUB) for each in (current_address(), new))
     for path in places():
         before = path.read_text(encoding="utf-8")
         after = re.sub(rf"{re.escape(old_name)}(?![\w-])", lambda _: new_name, before)
@@ -52,9 +45,7 @@ def change(new):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not ADDRESS.fullmatch(sys.argv[1]):
-        given = " ".join(sys.argv[1:]) or "nothing"
-        sys.exit(
-            f"the address is {given!r}; give it as: make address URL=https://github.com/OWNER/NAME"
-        )
-    change(sys.argv[1])
+    given = " ".join(sys.argv[1:]).strip("/").removesuffix(".git")
+    if not ADDRESS.fullmatch(given):
+        sys.exit(f"no address: {given!r}. Give it as: make address URL={GITHUB}OWNER/NAME")
+    change(given)

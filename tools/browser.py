@@ -1,6 +1,6 @@
-"""Finds a Chromium for the browser tests, or installs one: by apt as root, else by Playwright.
+"""A headless Chromium and a local server of the built book, for all that looks at its pages.
 
-And what every script with a browser needs: a running one, and a local server of the built book.
+python tools/browser.py    says where the browser is; installs one where there is none
 """
 
 import contextlib
@@ -18,20 +18,17 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 def find():
     """The path of an installed Chromium or Chrome, or None."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def install():
-    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
-        subprocess.run(["apt-get", "update", "-qq"], check=False)
-        packages = ["chromium", "fonts-dejavu"]
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-        if (
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
-            and find()
-        ):
-            return
-    subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True)
+    """Install a Chromium: by apt as root, for it brings what Chromium needs; else Playwright's."""
+    if shutil.which("apt-get") and os.geteuid() == 0:
+        apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+        subprocess.run([*apt, "update"])
+        subprocess.run([*apt, "install", "-y", "--no-install-recommends", NAMES[0], "fonts-dejavu"])
+    if not find():
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True)
 
 
 def launch(playwright):
@@ -45,9 +42,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(folder, handler=QuietHandler):
+def serving(folder):
     """Serve a folder on a free local port; gives the address."""
-    handler = functools.partial(handler, directory=folder)
+    handler = functools.partial(QuietHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
@@ -55,6 +52,6 @@ def serving(folder, handler=QuietHandler):
 
 
 if __name__ == "__main__":
-    print(f"browser: {find()}" if find() else "no browser found, installing one")
     if not find():
         install()
+    print(find() or "Playwright's own")

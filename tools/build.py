@@ -2,9 +2,8 @@
 
 Notebooks run here, so that what goes wrong is told with its notebook, its cell and a remedy. One
 that ran to its end is kept in _build/.jupyter_cache, by the content of its cells, and Sphinx takes
-its outputs from there; one that failed runs again. A change of kvcache/ or of the pinned packages
-changes what every notebook does, so it empties that store. A change of the style or the settings
-makes all pages anew, from the executed notebooks, and so does a build of them that ended badly.
+its outputs from there. A change of kvcache/ or of the pinned packages empties that store. A change
+of the style or the settings makes all pages anew, and so does a build of them that ended badly.
 """
 
 import hashlib
@@ -16,12 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from pathlib import Path
 from textwrap import indent
 
 try:
-    import nbformat
+    import chapters
     import told_numbers
     import yaml
     from jupyter_cache import get_cache
@@ -29,12 +26,12 @@ try:
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+    from sphinx_external_toc.parsing import MalformedError
     from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:
     sys.exit(f"{error}, in {sys.executable}. 'make book' installs what the book is built with.")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = chapters.ROOT
 BUILD = ROOT / "_build"
 LOG = BUILD / "build.log"
 IGNORED = re.compile(r"\.|#|.*~$|__pycache__$|node_modules$")  # hidden files, and editors' own
@@ -66,14 +63,14 @@ def kept(folder, *places):
 
 def open_store():
     """The notebooks that ran to their end under today's conditions."""
-    stamp, conditions = kept(".jupyter_cache", "kvcache", "requirements.txt")
+    stamp, conditions = kept(chapters.STORE.name, "kvcache", "requirements.txt")
     stamp.write_bytes(conditions)
     try:
-        store = get_cache(BUILD / ".jupyter_cache")
+        store = get_cache(chapters.STORE)
         store.list_cache_records()
     except (RuntimeError, SQLAlchemyError):  # cut off by a full disk, say
-        shutil.rmtree(BUILD / ".jupyter_cache")
-        store = get_cache(BUILD / ".jupyter_cache")
+        shutil.rmtree(chapters.STORE)
+        store = get_cache(chapters.STORE)
     return store
 
 
@@ -104,7 +101,6 @@ def told(error, where=None):
             remedy = f"Keep one of the two sides, without the marks; or {restore}"
         case json.JSONDecodeError():
             cause = f"it is broken, no JSON: {error}" if error.doc.strip() else "it is empty"
-            remedy = restore
         case MalformedError() | yaml.YAMLError():
             cause, remedy = f"_toc.yml or _config.yml cannot be read: {error}", "Mend it there."
     remedy = remedy_of_machine(f"{error} {error.__cause__}") or remedy
@@ -120,39 +116,20 @@ def remedy_of_machine(said):
     return None
 
 
-def read(path):
-    """The notebook in a file, of any program, without outputs."""
-    text = path.read_text(encoding="utf-8-sig")
-    content = json.loads(text)
-    if not isinstance(content, dict) or content.get("nbformat") != 4:
-        raise ValueError("it is no notebook of format 4, which JupyterLab saves")
-    with warnings.catch_warnings(action="ignore"):  # cells without ids
-        notebook = nbformat.reads(text, as_version=4)
-    for cell in notebook.cells:
-        cell.source, cell.metadata  # noqa: B018 (there they must be)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return notebook
-
-
 def code_cells(notebook):
     """Yield the index of each code cell, the cell, and what it is called in messages."""
-    number = 0
-    for index, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code":
-            number += 1
-            yield index, cell, f"code cell {number}" + (f" (id {cell.id})" if "id" in cell else "")
+    cells = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    for number, (index, cell) in enumerate(cells, start=1):
+        yield index, cell, f"code cell {number}" + (f" (id {cell.id})" if "id" in cell else "")
 
 
 def execute(notebook, seconds):
     """Run a notebook in an empty folder, as in Colab. An error gets a note that names its cell."""
     options = {"record_timing": False, "shutdown_kernel": "immediate"}
     client, where = NotebookClient(notebook, timeout=seconds, **options), "its kernel"
-    temporary = tempfile.TemporaryDirectory
-    with (
-        temporary(ignore_cleanup_errors=True) as here,
-        temporary(ignore_cleanup_errors=True) as own,
-    ):
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        here, own = (os.path.join(folder, name) for name in ("here", "own"))
+        os.mkdir(here)
         # With the kvcache of this folder, and without what a reader keeps for IPython at home.
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, **SETTINGS, "PYTHONPATH": paths, "IPYTHONDIR": own}
@@ -190,14 +167,11 @@ def run_notebooks():
     """Run the notebooks of the book that did not yet run to their end; 1 if any of them fails."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     seconds = (config or {}).get("execute", {}).get("timeout", 600)
-    pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
     store, failed = open_store(), []
-    for path in (page.with_name(page.name + ".ipynb") for page in pages):
-        if not os.path.lexists(path):
-            continue  # a page without code; Sphinx says what is not there at all
+    for path in chapters.paths():
         name, notebook = path.relative_to(ROOT).as_posix(), None
         try:
-            notebook = read(path)
+            notebook = chapters.read(path)
             notebook = up_to_date(notebook, name, store, seconds)
         except Exception as error:
             failed.append(name)
@@ -242,15 +216,6 @@ def make_pages():
     return process.returncode
 
 
-def check_numbers():
-    """See that the numbers in the text are those of the cells. Returns an exit status."""
-    return told_numbers.main(check=True)
-
-
-# They return an exit status.
-STEPS = (run_notebooks, make_pages, check_numbers)
-
-
 def main():
     """Build the book, and return the exit status."""
     if odd := set(str(ROOT)) & set("%[]*?"):  # Sphinx would look for, and run, other files
@@ -259,14 +224,13 @@ def main():
         return 1
     try:
         BUILD.mkdir(exist_ok=True)
-        for step in STEPS:
-            if status := step():
-                return status
+        status = run_notebooks() or make_pages() or told_numbers.main(check=True)
     except (MalformedError, yaml.YAMLError, OSError, RuntimeError, SQLAlchemyError) as error:
         print(f"The book was not built. {told(error)}")
         return 1
-    print(f"The book lies in {BUILD / 'html' / 'index.html'}")
-    return 0
+    if status == 0:
+        print(f"The book lies in {BUILD / 'html' / 'index.html'}")
+    return status
 
 
 if __name__ == "__main__":

@@ -10,13 +10,10 @@ chapter says what it is: `tell("name", "4.9")`.
 import html
 import re
 import sys
-from pathlib import Path
 
+import chapters
 import nbformat
-from jupyter_cache import get_cache
-from sphinx_external_toc.parsing import parse_toc_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
 MIME = "application/vnd.kvcache.told+json"
 MARK = re.compile(r'<span data-from="([^"]*)">([^<]*)</span>')
 PLACEHOLDER = re.compile(r"\{[a-z:-]+\}`[^`]*`")
@@ -24,36 +21,34 @@ PLACEHOLDER = re.compile(r"\{[a-z:-]+\}`[^`]*`")
 
 def told(executed):
     """What the cells of an executed notebook said: name -> text."""
-    outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
     found = {}
-    for said in (out.data[MIME] for out in outputs if MIME in out.get("data", {})):
-        for name, text in said.items():
+    for output in (output for cell in executed.cells for output in cell.get("outputs", [])):
+        for name, text in output.get("data", {}).get(MIME, {}).items():
             if found.setdefault(name, text) != text:
                 found[name] = f"{found[name]} and {text}"  # nothing in the text is both
     return found
 
 
+def markdown(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
 def marked(notebook):
     """What stands in the marks of the text: [(name, text), ...]"""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    return [
-        (name, html.unescape(text)) for cell in cells for name, text in MARK.findall(cell.source)
-    ]
+    marks = [mark for cell in markdown(notebook) for mark in MARK.findall(cell.source)]
+    return [(name, html.unescape(text)) for name, text in marks]
 
 
 def complaints(notebook, said):
     """Yield what is wrong with the numbers in a chapter's text."""
-    names = set()
     for name, text in marked(notebook):
-        names.add(name)
         if name not in said:
             yield f"no cell says '{name}', which stands in the text as {text!r}"
         elif said[name] != text:
             yield f"'{name}' is {said[name]}, and the text has {text!r}"
-    yield from (f"'{name}' is said by a cell, and told nowhere" for name in said.keys() - names)
-    for cell in notebook.cells:
-        if cell.cell_type != "markdown":
-            continue
+    for name in said.keys() - dict(marked(notebook)):
+        yield f"'{name}' is said by a cell, and told nowhere"
+    for cell in markdown(notebook):
         if len(re.findall("data-from", cell.source, re.I)) != len(MARK.findall(cell.source)):
             yield f'cell {cell.get("id")}: a mark is written <span data-from="name">text</span>'
         if role := PLACEHOLDER.search(cell.source):
@@ -64,38 +59,28 @@ def complaints(notebook, said):
 
 def update(notebook, said):
     """Write what was said into the marks."""
-    marks = {
-        name: f'<span data-from="{name}">{html.escape(text, quote=False)}</span>'
-        for name, text in said.items()
-    }
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = MARK.sub(lambda found: marks.get(found[1], found[0]), cell.source)
 
+    def mark(found):
+        text = html.escape(said[found[1]], quote=False) if found[1] in said else found[2]
+        return f'<span data-from="{found[1]}">{text}</span>'
 
-def chapters():
-    """The notebooks of the table of contents."""
-    pages = [ROOT / page.removesuffix(".ipynb") for page in parse_toc_yaml(ROOT / "_toc.yml")]
-    notebooks = [page.with_name(page.name + ".ipynb") for page in pages]
-    return [path for path in notebooks if path.is_file()]
+    for cell in markdown(notebook):
+        cell.source = MARK.sub(mark, cell.source)
 
 
 def main(check):
     """Mend or check all chapters that were built; the exit status."""
-    store, wrong = get_cache(ROOT / "_build" / ".jupyter_cache"), []
-    for path in chapters():
-        text = path.read_text(encoding="utf-8-sig")
-        notebook = nbformat.reads(text, as_version=4)
+    wrong = []
+    for path in chapters.paths():
+        notebook = chapters.read(path)
         try:
-            _, executed = store.merge_match_into_notebook(nbformat.reads(text, as_version=4))
+            said = told(chapters.executed(path))
         except KeyError:
             print(f"{path.name} was not built as it is now: make book")
             return 1
-        said = told(executed)
         if not check:
             update(notebook, said)
-            if [cell.source for cell in notebook.cells] != [c.source for c in executed.cells]:
-                nbformat.write(notebook, path)
+            nbformat.write(notebook, path)
         wrong += [f"{path.name}: {complaint}" for complaint in complaints(notebook, said)]
     print(*wrong, sep="\n", end="\n" if wrong else "")
     if wrong and check:

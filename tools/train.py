@@ -42,8 +42,8 @@ def train(n_steps=600, seed=0):
     model = baseline.GPTModel(replace(TIME_FLIES, vocab_size=len(known_tokens)))
     torch.nn.init.normal_(model.tok_emb.weight, std=0.02)
     model.out_head.weight = model.tok_emb.weight  # one table for reading and for writing
-    # A token that never occurs has a zero embedding, hence the logit 0. Together the unknown
-    # tokens add their number to the softmax's sum, as one more logit of log(number) does.
+    # A token that never occurs has the logit 0, for its embedding is zero. All of them together add
+    # their number to the softmax's sum, as one more logit of log(number) does.
     unknown = torch.tensor(math.log(TIME_FLIES.vocab_size - len(known_tokens)))
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
@@ -64,11 +64,7 @@ def train(n_steps=600, seed=0):
 
 def save(model, known_tokens, path):
     """Write what `time_flies.from_checkpoint` reads. Head and masks follow from the rest."""
-    tensors = {
-        name: tensor.contiguous()
-        for name, tensor in model.state_dict().items()
-        if name != "out_head.weight" and not name.endswith("mask")
-    }
+    tensors = {name: each.contiguous() for name, each in model.named_parameters()}
     save_file({**tensors, "known_tokens": known_tokens}, path)
 
 

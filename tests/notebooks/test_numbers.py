@@ -1,0 +1,90 @@
+"""The notebooks as the build has run them: every number in the text is a cell's.
+
+The build itself compares the marked numbers; here are those that were typed. A number with a unit,
+a percent sign or a times sign must stand in the code or in an output of the same chapter: what the
+code sets, the text may name. Times and rates may only stand in marks.
+"""
+
+import re
+
+import nbformat
+import pytest
+import told_numbers
+from conftest import NAMES
+from outputs import chapter, code_cells, displayed, executed
+
+from kvcache.measurements import speed
+from kvcache.measurements.records import recorded
+
+UNITS = r"""
+    % | × | (?:per\ cent|times|tokens?|bytes?|bits?|layers?|heads?|numbers|dimensions|steps?|
+    million|billion|users?|requests?|blocks?|pairs|[kMGT]B)\b
+"""
+MEASURED = r"(?:ms|milliseconds|seconds|GB/s|GFLOPs?|tokens/s|times\ as\ (?:fast|slow|long))\b"
+WITH_UNIT = re.compile(rf"(?<![\w.,/])(\d[\d.,]*)\s?(?:{UNITS})", re.VERBOSE)
+TIME = re.compile(rf"(?<![\w.,/])(\d[\d.,]*)\s?{MEASURED}")
+KINDS = ("plain", "markdown")
+# What is said of the world, not of a cell: (id of the cell, number).
+KNOWN = {
+    ("first-look", "124"),  # million weights: what the smallest GPT-2 is called after
+    ("gpt2-real", "124"),
+    ("claim-5", "5"),  # the claim that the chapter looks into
+    ("predict-said", "5"),
+    ("peaks-said", "255"),  # tokens: one less than the 256 that were measured
+    ("grouped-real", "80"),  # GB, as an H100 is sold
+    ("waste-said", "38"),  # per cent, reported by the authors of vLLM
+}
+
+
+def plain(number):
+    return re.sub("[,_]", "", number).rstrip(".")
+
+
+def known(notebook):
+    """Every number that stands in the code or in an output of an executed notebook."""
+    texts = [cell.source for cell in code_cells(notebook)]
+    for cell in code_cells(notebook):
+        texts += [output.get("text", "") for output in cell.outputs]
+        texts += [data.get(f"text/{kind}", "") for data in displayed(cell) for kind in KINDS]
+    return {plain(number) for text in texts for number in re.findall(r"\d[\d.,_]*", text)}
+
+
+def unknown(stored, built):
+    """(id of the cell, number) for what was typed into a chapter's text and no cell knows."""
+    numbers, found = known(built), []
+    for cell in stored.cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"<span data-from.*?</span>|\]\([^)]*\)|\$[^$]+\$", " ", cell.source)
+            typed = [n for n in map(plain, WITH_UNIT.findall(text)) if n not in numbers]
+            found += [(cell.id, n) for n in [*typed, *map(plain, TIME.findall(text))]]
+    return [each for each in found if each not in KNOWN]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_cell_disagrees_with_a_number_typed_into_the_text(name):
+    assert unknown(chapter(name), executed(name)) == []
+
+
+def test_a_typed_number_that_disagrees_with_its_cells_is_caught():
+    name = "07-what-it-costs"
+    changed = chapter(name)
+    cell = next(cell for cell in changed.cells if cell.id == "peaks-said")
+    assert "At 1,024 tok" in cell.source
+    cell.source = cell.source.replace("At 1,024 tok", "At 1,025 tok")
+    assert unknown(changed, executed(name)) == [("peaks-said", "1025")]
+
+
+def test_a_typed_time_is_caught():
+    cell = nbformat.v4.new_markdown_cell("It took 3.2 seconds.", id="said")
+    typed = nbformat.v4.new_notebook(cells=[cell])
+    assert unknown(typed, typed) == [("said", "3.2")]
+
+
+def test_the_headline_speed_up_holds_and_is_one_number_in_the_intro_and_in_chapter_5():
+    """The book's claim: the same text, and several times as fast."""
+    record = recorded("writing")
+    assert speed.ratio(record) > 3
+    assert record.gave[speed.NO_CACHE] == record.gave[speed.WITH_CACHE]
+    intro, chapter_5 = (told_numbers.told(executed(NAMES[number])) for number in (0, 5))
+    told = f"{speed.ratio(record):.1f}"
+    assert intro["intro-ratio"] == chapter_5["ratio-cache"] == told
