@@ -8,7 +8,8 @@
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") element.addEventListener(name.slice(2), (event) => guarded(element.closest(".tff"), () => value(event)));
+    if (typeof value === "function")
+      element.addEventListener(name.slice(2), (event) => guarded(element.closest(".tff"), () => value(event)));
     else if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
   element.append(...children);
@@ -28,19 +29,42 @@ function guarded(el, work) {
  * Play, step back, step forward, a slider and the speed. Steps count from 1. `onStep` draws a step, `name` says what
  * it is called, `pause` how many milliseconds it stays at speed 1; `speech` is kept quiet while steps fly past.
  */
-export function stepControls({ count, step, onStep, name = (at, of) => `step ${at} of ${of}`, pause = () => 1000, speech }) {
+export function stepControls({
+  count,
+  step,
+  onStep,
+  name = (at, of) => `step ${at} of ${of}`,
+  pause = () => 1000,
+  speech,
+}) {
   let frame = 0;
   const play = make("button", { type: "button", onclick: () => (frame ? stop() : start()) }, "Play");
   const back = make("button", { type: "button", "aria-label": "Step back", onclick: () => move(-1) }, "◀");
   const forward = make("button", { type: "button", "aria-label": "Step forward", onclick: () => move(1) }, "▶");
   const slider = make("input", {
-    type: "range", min: 1, max: count, value: step, "aria-label": "Step",
-    oninput: () => { stop(); go(Number(slider.value)); },
+    type: "range",
+    min: 1,
+    max: count,
+    value: step,
+    "aria-label": "Step",
+    oninput: () => {
+      stop();
+      go(Number(slider.value));
+    },
   });
   const place = make("output", { class: "tff-place" });
-  const speeds = [[0.25, "¼×"], [0.5, "½×"], [1, "1×"], [4, "4×"], [16, "16×"]];
-  const speed = make("select", { "aria-label": "Speed" },
-    ...speeds.map(([value, text]) => make("option", { value, selected: value === 1 }, text)));
+  const speeds = [
+    [0.25, "¼×"],
+    [0.5, "½×"],
+    [1, "1×"],
+    [4, "4×"],
+    [16, "16×"],
+  ];
+  const speed = make(
+    "select",
+    { "aria-label": "Speed" },
+    ...speeds.map(([value, text]) => make("option", { value, selected: value === 1 }, text)),
+  );
 
   function go(to) {
     step = Math.min(count, Math.max(1, to));
@@ -52,11 +76,16 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
     forward.setAttribute("aria-disabled", String(step === count));
     onStep(step);
   }
-  function move(by) { stop(); go(step + by); }
+  function move(by) {
+    stop();
+    go(step + by);
+  }
   function start() {
     if (step === count) go(1);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // then: one jump a second
-    let last = performance.now(), shown = last, owed = 0;
+    let last = performance.now(),
+      shown = last,
+      owed = 0;
     speech.quiet(pause(step) / Number(speed.value) < 1000);
     play.textContent = "Pause";
     frame = requestAnimationFrame(function tick(now) {
@@ -82,18 +111,29 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
   /** Another number of steps, and another place among them. */
   function resize(toCount, toStep) {
     stop();
-    slider.max = String(count = toCount);
+    slider.max = String((count = toCount));
     go(toStep);
   }
-  const root = make("div", { class: "tff-controls", role: "group", "aria-label": "Steps" },
-    play, back, forward, slider, place, speed);
+  const root = make(
+    "div",
+    { class: "tff-controls", role: "group", "aria-label": "Steps" },
+    play,
+    back,
+    forward,
+    slider,
+    place,
+    speed,
+  );
   return { root, go, stop, resize };
 }
 
 /** A labelled choice from a list. @param {(index: number) => void} onPick */
 export function picker(label, options, onPick) {
-  const select = make("select", { onchange: () => onPick(select.selectedIndex) },
-    ...options.map((option) => make("option", {}, option)));
+  const select = make(
+    "select",
+    { onchange: () => onPick(select.selectedIndex) },
+    ...options.map((option) => make("option", {}, option)),
+  );
   return make("label", { class: "tff-field" }, `${label} `, select);
 }
 
@@ -150,26 +190,45 @@ export const WORD = { n: "new", c: "recomputed", r: "reused" };
 
 /** A square with a mark; nothing for another letter. */
 export function mark(letter) {
-  return WORD[letter] ? make("span", { class: `tff-mark tff-${WORD[letter]}`, role: "img", "aria-label": WORD[letter] }) : "";
+  return WORD[letter]
+    ? make("span", { class: `tff-mark tff-${WORD[letter]}`, role: "img", "aria-label": WORD[letter] })
+    : "";
 }
 
 /** A row of a table. @param {(Node | string)[]} cells */
 export function row(head, cells, current = false) {
-  return make("tr", { "data-current": current }, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)));
+  return make(
+    "tr",
+    { "data-current": current },
+    make("th", { scope: "row" }, head),
+    ...cells.map((cell) => make("td", {}, cell)),
+  );
 }
 
 /** A table with a column for each token. */
 export function tokenTable(caption, corner, tokens, rows) {
   const head = (token) => make("th", { scope: "col" }, make("span", {}, make("bdi", {}, token)));
-  const box = scrolling(caption, make("table", { class: tokens.length > 4 && "tff-many" }, make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))), make("tbody", {}, ...rows)));
+  const box = scrolling(
+    caption,
+    make(
+      "table",
+      { class: tokens.length > 4 && "tff-many" },
+      make("caption", {}, caption),
+      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))),
+      make("tbody", {}, ...rows),
+    ),
+  );
   if (box.querySelector("button")) box.tabIndex = -1; // its buttons are reached already
   return box;
 }
 
 /** What the marks mean. @param {Record<string, string>} meanings a text for each letter */
 export function legend(meanings) {
-  return make("ul", { class: "tff-legend" }, ...Object.entries(meanings).map(([letter, text]) => make("li", {}, mark(letter), text)));
+  return make(
+    "ul",
+    { class: "tff-legend" },
+    ...Object.entries(meanings).map(([letter, text]) => make("li", {}, mark(letter), text)),
+  );
 }
 
 /**

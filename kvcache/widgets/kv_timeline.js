@@ -1,5 +1,21 @@
 // The K/V timeline: a grid of steps by tokens for each traced generation, or of layers by tokens.
-import { WORD, announcer, arrow, figure, filled, legend, make, need, picker, quoted, row, scrolling, shown, stepControls, tokenTable } from "./controls.js";
+import {
+  WORD,
+  announcer,
+  arrow,
+  figure,
+  filled,
+  legend,
+  make,
+  need,
+  picker,
+  quoted,
+  row,
+  scrolling,
+  shown,
+  stepControls,
+  tokenTable,
+} from "./controls.js";
 
 /**
  * One traced generation. marks[layer][step] has runs of positions, as in 3c1n; vectors[layer][step] is base64 of
@@ -17,13 +33,20 @@ const MANY = 1200; // more cells are drawn as one picture
 function checked(data) {
   return filled(data?.panels, "panels").map((panel) => {
     const { tokens, texts, marks } = panel;
-    const letters = filled(marks, "marks").map((layer) => filled(layer, "steps").map((row) => {
-      need(/^(\d{1,5}[ncr])+$/.test(row), `the marks ${JSON.stringify(row)}`);
-      return row.replace(/(\d+)(.)/g, (_, n, letter) => letter.repeat(n));
-    }));
-    need(letters.flat().every((row) => row.length < filled(tokens, "tokens").length) && texts?.length === tokens.length, "too few tokens or texts");
+    const letters = filled(marks, "marks").map((layer) =>
+      filled(layer, "steps").map((row) => {
+        need(/^(\d{1,5}[ncr])+$/.test(row), `the marks ${JSON.stringify(row)}`);
+        return row.replace(/(\d+)(.)/g, (_, n, letter) => letter.repeat(n));
+      }),
+    );
+    need(
+      letters.flat().every((row) => row.length < filled(tokens, "tokens").length) && texts?.length === tokens.length,
+      "too few tokens or texts",
+    );
     const count = (row, letter) => row.split(letter).length - 1;
-    const counts = letters.map((layer) => layer.map((row) => ({ n: count(row, "n"), c: count(row, "c"), r: count(row, "r") })));
+    const counts = letters.map((layer) =>
+      layer.map((row) => ({ n: count(row, "n"), c: count(row, "c"), r: count(row, "r") })),
+    );
     return { ...panel, marks: letters, counts };
   });
 }
@@ -41,38 +64,48 @@ function draw(panels, el) {
   const stage = make("div", { class: "tff-panels" });
   // Layer by layer, each step of the controls is one layer of one step of the generation.
   const controls = stepControls({
-    count: nSteps, step: nSteps, speech,
+    count: nSteps,
+    step: nSteps,
+    speech,
     onStep(to) {
       step = byLayer ? Math.ceil(to / nLayers) : to;
       if (byLayer) layer = (to - 1) % nLayers;
       update();
     },
-    name: (at) => (byLayer
-      ? `step ${Math.ceil(at / nLayers)} of ${nSteps}, layer ${(at - 1) % nLayers + 1} of ${nLayers}`
-      : `step ${at} of ${nSteps}`),
+    name: (at) =>
+      byLayer
+        ? `step ${Math.ceil(at / nLayers)} of ${nSteps}, layer ${((at - 1) % nLayers) + 1} of ${nLayers}`
+        : `step ${at} of ${nSteps}`,
   });
   const goTo = (row) => controls.go(byLayer ? (step - 1) * nLayers + row + 1 : row + 1);
   const names = panels[0].marks.map((_, i) => `${i + 1} of ${nLayers}`);
-  controls.root.append(picker("Layer", [...names, "all, one by one"], (index) => {
-    byLayer = index === nLayers;
-    if (!byLayer) layer = index;
-    arrange();
-  }));
+  controls.root.append(
+    picker("Layer", [...names, "all, one by one"], (index) => {
+      byLayer = index === nLayers;
+      if (!byLayer) layer = index;
+      arrange();
+    }),
+  );
   const all = panels.map((panel) => panel.marks[0].join("")).join("");
   const meaning = Object.fromEntries(Object.entries(MEANING).filter(([letter]) => all.includes(letter)));
   el.replaceChildren(controls.root, legend(meaning), stage, speech.root, details);
 
   /** Make the grids of the current view. */
   function arrange() {
-    grids = panels.map((panel) => makeGrid(panel, byLayer, {
-      choose(row, position) {
-        controls.stop();
-        chosen = byLayer ? { panel, step, layer: row, position } : { panel, step: row + 1, layer, position };
-        if (row > (byLayer ? layer : step - 1)) goTo(row);
-        else update();
-      },
-      scrub(row) { controls.stop(); goTo(row); },
-    }));
+    grids = panels.map((panel) =>
+      makeGrid(panel, byLayer, {
+        choose(row, position) {
+          controls.stop();
+          chosen = byLayer ? { panel, step, layer: row, position } : { panel, step: row + 1, layer, position };
+          if (row > (byLayer ? layer : step - 1)) goTo(row);
+          else update();
+        },
+        scrub(row) {
+          controls.stop();
+          goTo(row);
+        },
+      }),
+    );
     stage.replaceChildren(...grids.map((grid) => grid.root));
     if (byLayer) controls.resize(nSteps * nLayers, step * nLayers);
     else controls.resize(nSteps, step);
@@ -80,7 +113,9 @@ function draw(panels, el) {
   function update() {
     panels.forEach((panel, i) => grids[i].update(step, layer, chosen?.panel === panel ? chosen : null));
     speech.say(...inWords(panels, step, layer, byLayer));
-    details.replaceChildren(...(chosen ? describe(chosen) : [make("p", {}, "Choose a square to see its key and value.")]));
+    details.replaceChildren(
+      ...(chosen ? describe(chosen) : [make("p", {}, "Choose a square to see its key and value.")]),
+    );
   }
   arrange();
   return controls.stop;
@@ -103,14 +138,19 @@ function makeGrid(panel, byLayer, on) {
       const rows = byLayer ? panel.marks.map((steps) => steps[Math.min(step, nSteps) - 1]) : panel.marks[layer];
       drawing.update(rows, byLayer ? layer + 1 : step, here && [byLayer ? here.layer : here.step - 1, here.position]);
       const total = { n: 0, c: 0, r: 0 };
-      panel.counts.forEach((steps, l) => steps.forEach((counts, s) => {
-        const done = byLayer ? s < step - 1 || (s === step - 1 && l <= layer) : l === layer && s < step;
-        if (done) for (const letter of "ncr") total[letter] += counts[letter];
-      }));
+      panel.counts.forEach((steps, l) =>
+        steps.forEach((counts, s) => {
+          const done = byLayer ? s < step - 1 || (s === step - 1 && l <= layer) : l === layer && s < step;
+          if (done) for (const letter of "ncr") total[letter] += counts[letter];
+        }),
+      );
       const numbers = { computed: total.n + total.c, reused: total.r, wasted: total.c };
       counters.replaceChildren(
         make("span", {}, `K/V pairs in ${byLayer ? "all layers so far" : `layer ${layer + 1}`}:`),
-        ...Object.entries(numbers).map(([name, value]) => make("span", {}, `${name} `, make("b", { "data-counter": name }, String(value)))));
+        ...Object.entries(numbers).map(([name, value]) =>
+          make("span", {}, `${name} `, make("b", { "data-counter": name }, String(value))),
+        ),
+      );
     },
   };
 }
@@ -134,17 +174,28 @@ function makeTable(panel, { rows: count, width, kind }, on) {
   let stop = null; // the one cell that the Tab key stops at
   const columns = panel.tokens.slice(0, width);
   const phase = (r) => (kind === "layer" || !panel.use_cache || panel.n_prompt === 1 ? "" : r ? " decode" : " prefill");
-  const cells = Array.from({ length: count }, (_, r) => columns.map((_, position) => make("button", {
-    type: "button", tabindex: -1,
-    onclick: () => { focusable(r, position); on.choose(r, position); },
-    onkeydown: (event) => {
-      const to = walked(event, [r, position], rows);
-      if (to) focusable(...to).focus();
-    },
-  })));
+  const cells = Array.from({ length: count }, (_, r) =>
+    columns.map((_, position) =>
+      make("button", {
+        type: "button",
+        tabindex: -1,
+        onclick: () => {
+          focusable(r, position);
+          on.choose(r, position);
+        },
+        onkeydown: (event) => {
+          const to = walked(event, [r, position], rows);
+          if (to) focusable(...to).focus();
+        },
+      }),
+    ),
+  );
   const body = cells.map((buttons, r) => {
     const writes = make("bdi", { class: "tff-writes" }, kind === "step" ? panel.tokens[panel.marks[0][r].length] : "");
-    const line = row(make("span", {}, kind === "step" ? String(r + 1) : `layer ${r + 1}`, make("small", {}, phase(r))), [...buttons, writes]);
+    const line = row(
+      make("span", {}, kind === "step" ? String(r + 1) : `layer ${r + 1}`, make("small", {}, phase(r))),
+      [...buttons, writes],
+    );
     line.onpointermove = (event) => event.pointerType === "mouse" && event.buttons === 1 && on.scrub(r);
     return line;
   });
@@ -188,7 +239,8 @@ function makePicture(panel, { rows: count, width, kind }, on) {
   const size = Math.max(3, Math.min(12, Math.floor(600 / width)));
   const scale = window.devicePixelRatio || 1;
   const canvas = make("canvas", {
-    width: width * size * scale, height: count * size * scale,
+    width: width * size * scale,
+    height: count * size * scale,
     style: `width: ${width * size}px; height: ${count * size}px`,
     onclick: (event) => {
       const row = Math.min(count - 1, Math.floor(event.offsetY / size));
@@ -196,7 +248,9 @@ function makePicture(panel, { rows: count, width, kind }, on) {
     },
   });
   const cursor = make("button", {
-    type: "button", class: "tff-cursor", onclick: () => on.choose(...at),
+    type: "button",
+    class: "tff-cursor",
+    onclick: () => on.choose(...at),
     onkeydown: (event) => place(walked(event, at, rows) ?? at),
   });
   const pen = canvas.getContext("2d");
@@ -205,7 +259,10 @@ function makePicture(panel, { rows: count, width, kind }, on) {
   function place([row, position]) {
     at = [row, Math.min(position, rows[row].length - 1)];
     cursor.style.cssText = `left: ${(at[1] + 0.5) * size}px; top: ${(row + 0.5) * size}px`;
-    cursor.setAttribute("aria-label", cellName(panel, kind, row, at[1], row < done ? WORD[rows[row][at[1]]] : "not yet"));
+    cursor.setAttribute(
+      "aria-label",
+      cellName(panel, kind, row, at[1], row < done ? WORD[rows[row][at[1]]] : "not yet"),
+    );
   }
   function drawRow(letters, y) {
     [...letters].forEach((letter, i) => {
@@ -213,13 +270,22 @@ function makePicture(panel, { rows: count, width, kind }, on) {
       const x = i * size;
       if (letter === "n") pen.fillRect(x, y, size, size);
       else if (letter === "r") pen.strokeRect(x + 0.5, y + 0.5, size - 1, size - 1);
-      else { pen.beginPath(); pen.moveTo(x, y + size); pen.lineTo(x + size, y); pen.stroke(); }
+      else {
+        pen.beginPath();
+        pen.moveTo(x, y + size);
+        pen.lineTo(x + size, y);
+        pen.stroke();
+      }
     });
   }
   return {
-    root: make("div", {}, make("p", { class: "tff-title" }, panel.title),
+    root: make(
+      "div",
+      {},
+      make("p", { class: "tff-title" }, panel.title),
       make("p", {}, `Each row is a ${kind}, 1 to ${count}; each column a token, 1 to ${width}.`),
-      make("div", { class: "tff-scroll" }, make("div", { class: "tff-overview" }, canvas, cursor))),
+      make("div", { class: "tff-scroll" }, make("div", { class: "tff-overview" }, canvas, cursor)),
+    ),
     update(to, toDone, chosen) {
       const goesOn = rows[0] === to[0] && rows[count - 1] === to[count - 1] && toDone >= done;
       pen.setTransform(scale, 0, 0, scale, 0, 0);
@@ -242,24 +308,41 @@ function inWords(panels, step, layer, byLayer) {
   const { texts, tokens, marks, n_prompt, use_cache } = panels.find((panel) => panel.marks[0].length >= step);
   const read = marks[0][step - 1].length;
   const phase = n_prompt === 1 || !use_cache ? "" : step === 1 ? " (prefill)" : " (decode)";
-  return [`Step ${step}${phase}${byLayer ? `, layer ${layer + 1}` : ""} has the text `, quoted(texts.slice(0, read).join("")),
-    " and writes ", quoted(texts[read] || tokens[read]), `. ${parts.join(" ")}`];
+  return [
+    `Step ${step}${phase}${byLayer ? `, layer ${layer + 1}` : ""} has the text `,
+    quoted(texts.slice(0, read).join("")),
+    " and writes ",
+    quoted(texts[read] || tokens[read]),
+    `. ${parts.join(" ")}`,
+  ];
 }
 
 /** The key and the value behind a cell, and whether they changed. @param {Cell} cell */
 function describe({ panel, layer, step, position }) {
-  const title = make("p", { class: "tff-title" }, `${panel.title}, step ${step}, layer ${layer + 1}, token ${position + 1} `,
-    quoted(panel.tokens[position]), `: ${WORD[panel.marks[layer][step - 1]?.[position]] ?? "not read yet"}`);
+  const title = make(
+    "p",
+    { class: "tff-title" },
+    `${panel.title}, step ${step}, layer ${layer + 1}, token ${position + 1} `,
+    quoted(panel.tokens[position]),
+    `: ${WORD[panel.marks[layer][step - 1]?.[position]] ?? "not read yet"}`,
+  );
   const now = vectorsAt(panel, layer, step, position);
   if (!now) return [title, make("p", {}, "The vectors of this generation were not kept.")];
   const before = vectorsAt(panel, layer, step - 1, position);
-  const gap = before && Math.max(...now.flatMap((vector, i) => Array.from(vector, (x, j) => Math.abs(x - before[i][j]))));
+  const gap =
+    before && Math.max(...now.flatMap((vector, i) => Array.from(vector, (x, j) => Math.abs(x - before[i][j]))));
   const same = `Key and value equal those of step ${step - 1}`;
   return [
     title,
-    make("p", { "data-same": gap ?? "first" },
-      gap === null ? "This key and this value are new in this step: there is nothing to compare them with."
-        : gap === 0 ? `${same}, bit for bit.` : `${same} but for rounding: the largest difference is ${gap.toExponential(1)}.`),
+    make(
+      "p",
+      { "data-same": gap ?? "first" },
+      gap === null
+        ? "This key and this value are new in this step: there is nothing to compare them with."
+        : gap === 0
+          ? `${same}, bit for bit.`
+          : `${same} but for rounding: the largest difference is ${gap.toExponential(1)}.`,
+    ),
     ...["key", "value"].map((name, i) => vectorTable(name, now[i], panel.n_heads)),
   ];
 }
@@ -276,9 +359,26 @@ function vectorsAt(panel, layer, step, position) {
 
 function vectorTable(name, vector, nHeads) {
   const size = vector.length / nHeads;
-  return scrolling(`the ${name}`, make("table", { class: "tff-vector" }, make("caption", {}, name),
-    make("tbody", {}, ...Array.from({ length: nHeads }, (_, head) => make("tr", {}, make("th", { scope: "row" }, `head ${head + 1}`),
-      ...Array.from(vector.subarray(head * size, (head + 1) * size), (x) => make("td", {}, shown(x))))))));
+  return scrolling(
+    `the ${name}`,
+    make(
+      "table",
+      { class: "tff-vector" },
+      make("caption", {}, name),
+      make(
+        "tbody",
+        {},
+        ...Array.from({ length: nHeads }, (_, head) =>
+          make(
+            "tr",
+            {},
+            make("th", { scope: "row" }, `head ${head + 1}`),
+            ...Array.from(vector.subarray(head * size, (head + 1) * size), (x) => make("td", {}, shown(x))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 export default figure("K/V timeline", checked, draw);
