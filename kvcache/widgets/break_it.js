@@ -2,6 +2,7 @@
 import {
   WORD,
   announcer,
+  counted,
   figure,
   filled,
   legend,
@@ -10,14 +11,18 @@ import {
   need,
   picker,
   quoted,
+  reveal,
   row,
   stepControls,
   tokenTable,
 } from "./controls.js";
 
-/** @typedef {{label: string, at: number, place: number | null, mark: string, visible: boolean}} Key taken for position `at`, truly at `place`; null: in an earlier text */
-/** @typedef {{keys: Key[], error: number}} Step */
-/** @typedef {{name: string, n_prompt: number, texts: string[], right: string[], steps: Step[]}} Run */
+/**
+ * A key was taken for position `at`, and is truly at `place`; null: in an earlier text.
+ * @typedef {{label: string, at: number, place: number | null, mark: string, visible: boolean}} Key
+ * @typedef {{keys: Key[], error: number}} Step
+ * @typedef {{name: string, n_prompt: number, texts: string[], right: string[], steps: Step[]}} Run
+ */
 
 /** @param {{runs: Run[]}} data */
 function checked(data) {
@@ -31,6 +36,7 @@ function checked(data) {
   return data.runs;
 }
 
+/** @param {Run[]} runs @param {HTMLElement} el */
 function draw(runs, el) {
   let run = runs[0];
   const speech = announcer();
@@ -46,7 +52,7 @@ function draw(runs, el) {
     },
   );
   el.replaceChildren(
-    make("div", { class: "tff-controls" }, bugs),
+    make("div", { class: "tff-controls" }, bugs.root),
     controls.root,
     legend(WORD),
     stage,
@@ -56,7 +62,9 @@ function draw(runs, el) {
 
   function show(at) {
     const { keys, error } = run.steps[at - 1];
-    stage.replaceChildren(table(run, at));
+    const keysFound = table(run, at);
+    stage.replaceChildren(keysFound);
+    reveal(keysFound, keysFound.querySelector("tbody td:last-child")); // the newest key
     const wrong = [
       [keys.filter(isOld).length, "of an earlier text"],
       [keys.filter((key, i) => isAgain(key, i, keys)).length, "there again"],
@@ -66,7 +74,7 @@ function draw(runs, el) {
       .filter(([n]) => n)
       .map(([n, what]) => `${n} ${what}`);
     speech.say(
-      `Step ${at}, keys found: ${keys.length}, ${wrong.join(", ") || "none wrong"}. ` +
+      `Step ${at}, ${counted(keys.length, "key")} found, ${wrong.join(", ") || "none wrong"}. ` +
         `The logits are off by ${error < 1e-3 ? "less than 0.001" : error.toFixed(1)}.`,
     );
     const end = run.n_prompt + at;

@@ -2,6 +2,7 @@
 import {
   WORD,
   announcer,
+  counted,
   figure,
   filled,
   legend,
@@ -17,13 +18,25 @@ import {
 /**
  * @typedef {{tokens: string[], rows: [string, string][]}} Timeline rows: a letter for each token, and a note
  * @typedef {[string | null, string | null, boolean]} Line before, after, and whether it changed
- * @typedef {{title: string, effect: string, pieces: {where: string, rows: Line[]}[], before: Timeline, after: Timeline}} Change
+ * @typedef {{pieces: {where: string, rows: Line[]}[], before: Timeline, after: Timeline}} Change
  */
 
+// What each change is called, and the experiment that shows what it is for.
+const TEXTS = [
+  ["a place to keep them", "One layer is given the whole text at each step. A place is there; nothing is stored yet."],
+  ["store or append", "One layer is given one token at a time. Before, each stands alone; now it finds the others."],
+  ["forget", "A second text begins. Before, it finds the old one's keys; after a reset, only its own."],
+  [
+    "positions, and the way down",
+    "The whole model is given one token at a time. Before, each believes that it is the first.",
+  ],
+  ["feed only the new token", "The loop writes a text by itself, with use_cache=False and with use_cache=True."],
+];
 const AROUND = 2; // unchanged lines shown beside changed ones
 
 /** @param {{changes: Change[]}} data */
 function checked(data) {
+  need(data?.changes?.length === TEXTS.length, `not ${TEXTS.length} changes`);
   for (const { pieces, before, after } of filled(data?.changes, "changes")) {
     need(
       pieces?.every((piece) => Array.isArray(piece.rows)),
@@ -37,6 +50,7 @@ function checked(data) {
   return data.changes;
 }
 
+/** @param {Change[]} changes @param {HTMLElement} el */
 function draw(changes, el) {
   const speech = announcer();
   const stage = make("div");
@@ -51,10 +65,11 @@ function draw(changes, el) {
   el.replaceChildren(controls.root, speech.root, stage);
 
   function show(at) {
-    const { title, effect, pieces, before, after } = changes[at - 1];
+    const { pieces, before, after } = changes[at - 1];
+    const [title, effect] = TEXTS[at - 1];
     const lit = pieces.flatMap((piece) => piece.rows).filter((row) => row[2] && row[1]?.trim()).length;
     speech.say(
-      `Change ${at}, ${title}: ${lit} lines changed or added in ${pieces.map((piece) => piece.where).join(", ")}.`,
+      `Change ${at}, ${title}: ${counted(lit, "line")} changed or added in ${pieces.map((piece) => piece.where).join(", ")}.`,
     );
     stage.replaceChildren(
       make("p", {}, effect),

@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import itertools
-import re
 import textwrap
 
 import torch
@@ -16,31 +15,13 @@ from .figure import Figure, module_text
 from .kv_timeline import letters
 from .still import timelines
 
-# The name of each change, the experiment that shows what it is for, and where it is. Left out is
-# GPTModel.check_cache, which refuses what the cache cannot take.
-CHANGES = {
-    "a place to keep them": (
-        "One layer is given the whole text at each step. A place is there; nothing is stored yet.",
-        "MultiHeadAttention.__init__",
-    ),
-    "store or append": (
-        "One layer is given one token at a time. Before, each stands alone; now it finds the "
-        "others.",
-        "MultiHeadAttention.forward",
-    ),
-    "forget": (
-        "A second text begins. Before, it finds the old one's keys; after a reset, only its own.",
-        "MultiHeadAttention.reset_cache",
-    ),
-    "positions, and the way down": (
-        "The whole model is given one token at a time. Before, each believes that it is the first.",
-        "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
-    ),
-    "feed only the new token": (
-        "The loop writes a text by itself, with use_cache=False and with use_cache=True.",
-        "next_tokens",
-    ),
-}
+PLACES = (  # of each change; left out is GPTModel.check_cache, which refuses what cannot be taken
+    "MultiHeadAttention.__init__",
+    "MultiHeadAttention.forward",
+    "MultiHeadAttention.reset_cache",
+    "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
+    "next_tokens",
+)
 
 
 class CodeChanges(Figure):
@@ -61,12 +42,10 @@ class CodeChanges(Figure):
         if shape[0] != 1 or shape[1] < 2:
             raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
         changes, experiments = [], _experiments(plain, caching, token_ids)
-        for title, (tokens, *both) in zip(CHANGES, experiments, strict=True):
-            (effect, places), number = CHANGES[title], len(changes) + 1
-            pieces = [{"where": at, "rows": _rows(at, number)} for at in places.split()]
+        for places, (tokens, *both) in zip(PLACES, experiments, strict=True):
+            pieces = [{"where": place, "rows": _rows(place)} for place in places.split()]
             before, after = ({"tokens": tokens, "rows": rows} for rows in both)
-            change = {"title": title, "effect": effect, "pieces": pieces}
-            changes.append(change | {"before": before, "after": after})
+            changes.append({"pieces": pieces, "before": before, "after": after})
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):
@@ -78,22 +57,21 @@ class CodeChanges(Figure):
         return timelines("The five changes", panels)
 
 
-def _rows(place, number):
+def _rows(place):
     """Lines of the source side by side: [before or None, after or None, whether it changed].
 
     `next_tokens` of generate.py works without a cache, too: there a line is of the change if it
-    has its mark. Elsewhere the two classes are compared. The marks themselves are left out.
+    has its mark. Elsewhere the two classes are compared.
     """
     if place == "next_tokens":
         after = inspect.getsource(next_tokens).splitlines()
-        before = [line for line in after if f"# CACHE {number}" not in line]
+        before = [line for line in after if "# CACHE 5" not in line]
     else:
         before, after = (_source(module, place) for module in (baseline, cached))
-    rows, mark = [], rf"  # CACHE {number}$|CACHE {number}: "
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    rows, matcher = [], difflib.SequenceMatcher(None, before, after, autojunk=False)
     for kind, i, i_end, j, j_end in matcher.get_opcodes():
         for old, new in itertools.zip_longest(before[i:i_end], after[j:j_end]):
-            rows.append([old, new and re.sub(mark, "", new), kind != "equal"])
+            rows.append([old, new, kind != "equal"])
     return rows
 
 
@@ -115,7 +93,6 @@ def _experiments(plain, caching, token_ids):
     alone = x.split(1, dim=1)
     attention = block.att
     attention.reset_cache()
-
     yield labels, _layer_rows(old_attention, so_far), _layer_rows(attention, so_far)
 
     yield labels, _layer_rows(attention, alone), _layer_rows(attention, alone, use_cache=True)
@@ -130,7 +107,11 @@ def _experiments(plain, caching, token_ids):
     traces = trace(plain, token_ids[:, :1], n), trace(caching, token_ids[:, :1], n, use_cache=True)
     caching.reset_kv_cache()
     written = [token_label(token_id) for token_id in traces[0].token_ids[:n]]
-    yield written, *(_first_layer(each.steps) for each in traces)
+    rows = (
+        [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in each.steps]
+        for each in traces
+    )
+    yield written, *rows
 
 
 def _layer_rows(attention, inputs, first=0, **use_cache):
@@ -139,15 +120,14 @@ def _layer_rows(attention, inputs, first=0, **use_cache):
     Row i has letters up to token first + i. That one is new, others in the input were computed in
     earlier rows; a dot is a token that the layer has neither been given nor kept.
     """
-    rows, computed = [], []
-    with attention.W_key.register_forward_hook(lambda _, i, o: computed.append(o.shape[1])):
-        for newest, x in enumerate(inputs, start=first):
-            attention(x, **use_cache)
-            kept = getattr(attention, "cache_k", None)
-            n_kept = 0 if kept is None else kept.shape[2]
-            note = f"buffer holds {n_kept}" if hasattr(attention, "cache_k") else "no buffer"
-            marks = "r" * (n_kept - computed[-1]) + "c" * (computed[-1] - 1) + "n"
-            rows.append([marks.rjust(newest + 1, "."), note])
+    rows = []
+    for newest, x in enumerate(inputs, start=first):
+        attention(x, **use_cache)
+        kept = getattr(attention, "cache_k", None)
+        n_kept = 0 if kept is None else kept.shape[2]
+        note = f"buffer holds {n_kept}" if hasattr(attention, "cache_k") else "no buffer"
+        marks = "r" * (n_kept - x.shape[1]) + "c" * (x.shape[1] - 1) + "n"
+        rows.append([marks.rjust(newest + 1, "."), note])
     return rows
 
 
@@ -160,8 +140,3 @@ def _positions(model, token_ids, counted):
                 model.current_pos = 0
             model(token, use_cache=True)
     return [["r" * (len(at.visible) - 1) + "n", f"position {at.positions[0]}"] for at in calls]
-
-
-def _first_layer(steps):
-    """The rows of a trace."""
-    return [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in steps]

@@ -2,8 +2,12 @@
 
 /**
  * Make an element. Strings become text nodes, never HTML.
- * @param {Record<string, string | number | boolean | EventListener>} attributes
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, string | number | boolean | ((event: any) => void)>} attributes
  *   `onclick` and the like become listeners, `true` an empty attribute, `false` none.
+ * @param {...(Node | string | number)} children
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -12,22 +16,30 @@ export function make(tag, attributes = {}, ...children) {
       element.addEventListener(name.slice(2), (event) => guarded(element.closest(".tff"), () => value(event)));
     else if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children);
+  element.append(...children.map((child) => (child instanceof Node ? child : String(child))));
   return element;
 }
 
-/** Do some work; what goes wrong is said in the figure's place, and the page goes on. */
+/**
+ * Do some work; what goes wrong is said in the figure's place, and the page goes on.
+ * @param {Element | null} el
+ * @param {() => any} work
+ */
 function guarded(el, work) {
   try {
     return work();
   } catch (error) {
-    el?.replaceChildren(make("p", { class: "tff-error" }, `This figure cannot be drawn: ${error.message}`));
+    el?.replaceChildren(
+      make("p", { class: "tff-error" }, `This figure cannot be drawn: ${/** @type {Error} */ (error).message}`),
+    );
   }
 }
 
 /**
  * Play, step back, step forward, a slider and the speed. Steps count from 1. `onStep` draws a step, `name` says what
  * it is called, `pause` how many milliseconds it stays at speed 1; `speech` is kept quiet while steps fly past.
+ * @param {{count: number, step: number, onStep: (step: number) => void, speech: ReturnType<typeof announcer>,
+ *   name?: (at: number, of: number) => string, pause?: (at: number) => number}} settings
  */
 export function stepControls({
   count,
@@ -127,14 +139,19 @@ export function stepControls({
   return { root, go, stop, resize };
 }
 
-/** A labelled choice from a list. @param {(index: number) => void} onPick */
+/**
+ * A labelled choice from a list.
+ * @param {string} label
+ * @param {string[]} options
+ * @param {(index: number) => void} onPick
+ */
 export function picker(label, options, onPick) {
   const select = make(
     "select",
     { onchange: () => onPick(select.selectedIndex) },
     ...options.map((option) => make("option", {}, option)),
   );
-  return make("label", { class: "tff-field" }, `${label} `, select);
+  return { root: make("label", { class: "tff-field" }, `${label} `, select), select };
 }
 
 /** A line that screen readers speak when it changes. */
@@ -153,6 +170,11 @@ export function announcer() {
 /** A box that scrolls sideways by itself, also by keyboard. */
 export function scrolling(label, ...children) {
   return make("div", { class: "tff-scroll", tabindex: 0, role: "group", "aria-label": label }, ...children);
+}
+
+/** A number of things, in words: "1 token", "2 tokens". @param {number | bigint} n @param {string} thing */
+export function counted(n, thing) {
+  return `${n.toLocaleString("en")} ${thing}${Number(n) === 1 ? "" : "s"}`;
 }
 
 /** A text in quotes, in its own direction; of a long one the end. */
@@ -185,13 +207,16 @@ export function filled(list, name) {
   return list;
 }
 
-/** The marks of the book. */
+/** The marks of the book. @type {Record<string, string>} */
 export const WORD = { n: "new", c: "recomputed", r: "reused" };
 
-/** A square with a mark; nothing for another letter. */
-export function mark(letter) {
-  return WORD[letter]
-    ? make("span", { class: `tff-mark tff-${WORD[letter]}`, role: "img", "aria-label": WORD[letter] })
+/** @type {Record<string, string>} */
+const LOOK = { ...WORD, k: "copied", o: "later" }; // the class of each mark
+
+/** A square with a mark, with its meaning for screen readers; nothing for another letter. */
+export function mark(letter, meanings = WORD) {
+  return meanings[letter]
+    ? make("span", { class: `tff-mark tff-${LOOK[letter]}`, role: "img", "aria-label": meanings[letter] })
     : "";
 }
 
@@ -222,12 +247,20 @@ export function tokenTable(caption, corner, tokens, rows) {
   return box;
 }
 
+/** Scroll a box sideways, no further than needed, until a cell of its table can be seen. */
+export function reveal(box, cell) {
+  box.scrollLeft = Math.max(0, cell.offsetLeft + cell.offsetWidth - box.clientWidth);
+}
+
 /** What the marks mean. @param {Record<string, string>} meanings a text for each letter */
 export function legend(meanings) {
   return make(
     "ul",
     { class: "tff-legend" },
-    ...Object.entries(meanings).map(([letter, text]) => make("li", {}, mark(letter), text)),
+    // Only the text is spoken: it says the same.
+    ...Object.entries(meanings).map(([letter, text]) =>
+      make("li", {}, make("span", { class: `tff-mark tff-${LOOK[letter]}` }), text),
+    ),
   );
 }
 

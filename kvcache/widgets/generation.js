@@ -1,11 +1,15 @@
 // Generation step by step: what is read again, the next token's probabilities, and the choice.
 import { WORD, announcer, figure, filled, legend, make, need, quoted, stepControls } from "./controls.js";
 
-/** @typedef {{kept: number, again: number, first: number, best: string[], probabilities: number[], chosen: number}} Step the text so far is `kept` tokens, then `again`, then `first`; `best` are labels */
+/**
+ * The text so far is `kept` tokens, then `again`, then `first`; `best` are labels.
+ * @typedef {{kept: number, again: number, first: number, best: string[], probabilities: number[], chosen: number}} Step
+ * @typedef {{tokens: string[], texts: string[], n_vocab: number, steps: Step[]}} Data
+ */
 const MEANING = { n: "read for the first time", c: "read again", r: "kept: not read again" };
 const NOTE = { n: "first time", c: "again", r: "kept", w: "written" }; // under each token
 
-/** @param {{tokens: string[], texts: string[], n_vocab: number, steps: Step[]}} data */
+/** @param {Data} data */
 function checked(data) {
   for (const { kept, again, first, best, probabilities, chosen } of filled(data?.steps, "steps")) {
     need(
@@ -17,12 +21,13 @@ function checked(data) {
   return data;
 }
 
+/** @param {Data} data @param {HTMLElement} el */
 function draw({ tokens, texts, n_vocab, steps }, el) {
   const speech = announcer();
   const chips = tokens.map((token) => {
     const square = make("span", { class: "tff-mark" });
     const note = make("small");
-    return { square, note, root: make("li", {}, square, make("bdi", {}, token), note), letter: null };
+    return { square, note, root: make("li", {}, square, make("bdi", {}, token), note), letter: "?" };
   });
   const bars = make("table", { class: "tff-bars" });
   const counters = make("p", { class: "tff-counters" });

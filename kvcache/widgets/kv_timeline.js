@@ -10,6 +10,7 @@ import {
   need,
   picker,
   quoted,
+  reveal,
   row,
   scrolling,
   shown,
@@ -18,7 +19,7 @@ import {
 } from "./controls.js";
 
 /**
- * One traced generation. marks[layer][step] has runs of positions, as in 3c1n; vectors[layer][step] is base64 of
+ * One traced generation. marks[layer][step] has a letter for each position; vectors[layer][step] is base64 of
  * float32 (2, n_positions, emb_dim).
  * @typedef {{title: string, use_cache: boolean, tokens: string[], texts: string[], n_prompt: number,
  *   marks: string[][], vectors: (string | null)[][], n_heads: number}} Panel
@@ -29,34 +30,35 @@ const COLOUR = { n: "#0072b2", c: "#d55e00", r: "#009e73" }; // for the canvas: 
 const MEANING = { n: "new: computed for the first time", c: "recomputed: again", r: "reused: from the cache" };
 const MANY = 1200; // more cells are drawn as one picture
 
-/** @param {{panels: Panel[]}} data @returns {Panel[]} with the marks as letters, and counted */
+/** The panels, with the marks counted. @param {{panels: Panel[]}} data */
 function checked(data) {
   return filled(data?.panels, "panels").map((panel) => {
     const { tokens, texts, marks } = panel;
-    const letters = filled(marks, "marks").map((layer) =>
-      filled(layer, "steps").map((row) => {
-        need(/^(\d{1,5}[ncr])+$/.test(row), `the marks ${JSON.stringify(row)}`);
-        return row.replace(/(\d+)(.)/g, (_, n, letter) => letter.repeat(n));
-      }),
+    const rows = filled(marks, "marks").flatMap((layer) => filled(layer, "steps"));
+    need(
+      rows.every((row) => /^[ncr]+$/.test(row)),
+      "marks that are none",
     );
     need(
-      letters.flat().every((row) => row.length < filled(tokens, "tokens").length) && texts?.length === tokens.length,
+      rows.every((row) => row.length < filled(tokens, "tokens").length) && texts?.length === tokens.length,
       "too few tokens or texts",
     );
     const count = (row, letter) => row.split(letter).length - 1;
-    const counts = letters.map((layer) =>
+    const counts = marks.map((layer) =>
       layer.map((row) => ({ n: count(row, "n"), c: count(row, "c"), r: count(row, "r") })),
     );
-    return { ...panel, marks: letters, counts };
+    return { ...panel, counts };
   });
 }
 
+/** @param {(Panel & {counts: Record<string, number>[][]})[]} panels @param {HTMLElement} el */
 function draw(panels, el) {
   const nSteps = Math.max(...panels.map((panel) => panel.marks[0].length));
   const nLayers = panels[0].marks.length;
   let [step, layer, byLayer] = [nSteps, 0, false];
   /** @type {Cell | null} */
   let chosen = null;
+  /** @type {ReturnType<typeof makeGrid>[]} */
   let grids = [];
 
   const speech = announcer();
@@ -68,6 +70,7 @@ function draw(panels, el) {
     step: nSteps,
     speech,
     onStep(to) {
+      chosen = null; // its details belong to the view that is left
       step = byLayer ? Math.ceil(to / nLayers) : to;
       if (byLayer) layer = (to - 1) % nLayers;
       update();
@@ -79,13 +82,12 @@ function draw(panels, el) {
   });
   const goTo = (row) => controls.go(byLayer ? (step - 1) * nLayers + row + 1 : row + 1);
   const names = panels[0].marks.map((_, i) => `${i + 1} of ${nLayers}`);
-  controls.root.append(
-    picker("Layer", [...names, "all, one by one"], (index) => {
-      byLayer = index === nLayers;
-      if (!byLayer) layer = index;
-      arrange();
-    }),
-  );
+  const layers = picker("Layer", [...names, "all, one by one"], (index) => {
+    byLayer = index === nLayers;
+    if (!byLayer) layer = index;
+    arrange();
+  });
+  controls.root.append(layers.root);
   const all = panels.map((panel) => panel.marks[0].join("")).join("");
   const meaning = Object.fromEntries(Object.entries(MEANING).filter(([letter]) => all.includes(letter)));
   el.replaceChildren(controls.root, legend(meaning), stage, speech.root, details);
@@ -96,9 +98,9 @@ function draw(panels, el) {
       makeGrid(panel, byLayer, {
         choose(row, position) {
           controls.stop();
-          chosen = byLayer ? { panel, step, layer: row, position } : { panel, step: row + 1, layer, position };
           if (row > (byLayer ? layer : step - 1)) goTo(row);
-          else update();
+          chosen = byLayer ? { panel, step, layer: row, position } : { panel, step: row + 1, layer, position };
+          update();
         },
         scrub(row) {
           controls.stop();
@@ -155,7 +157,7 @@ function makeGrid(panel, byLayer, on) {
   };
 }
 
-/** Where an arrow key leads from a cell, or null. */
+/** Where an arrow key leads from a cell, or null. @returns {[number, number] | null} */
 function walked(event, [row, position], rows) {
   const by = arrow(event);
   if (!by) return null;
@@ -167,11 +169,11 @@ function cellName(panel, kind, row, position, word) {
   return `${kind} ${row + 1}, token ${position + 1} ${panel.tokens[position]}: ${word}`;
 }
 
-/** A table with a button for each cell. */
+/** A table with a button for each cell. @param {Panel} panel */
 function makeTable(panel, { rows: count, width, kind }, on) {
   const shownRows = [];
-  let rows = [];
-  let stop = null; // the one cell that the Tab key stops at
+  let rows = /** @type {string[]} */ ([]); // letters
+  let stop = /** @type {HTMLButtonElement | null} */ (null); // the one cell that the Tab key stops at
   const columns = panel.tokens.slice(0, width);
   const phase = (r) => (kind === "layer" || !panel.use_cache || panel.n_prompt === 1 ? "" : r ? " decode" : " prefill");
   const cells = Array.from({ length: count }, (_, r) =>
@@ -202,13 +204,15 @@ function makeTable(panel, { rows: count, width, kind }, on) {
   const root = tokenTable(panel.title, kind, columns, body);
   const lines = root.querySelectorAll("tr");
   if (kind === "step") lines[0].append(make("th", { scope: "col", class: "tff-writes" }, "writes"));
-  if (panel.n_prompt > 1) for (const line of lines) line.cells[panel.n_prompt + 1]?.classList.add("tff-edge"); // end of the prompt
+  // Where the prompt ends.
+  if (panel.n_prompt > 1) for (const line of lines) line.cells[panel.n_prompt + 1]?.classList.add("tff-edge");
   focusable(0, 0);
 
   function focusable(r, position) {
     if (stop) stop.tabIndex = -1;
     stop = cells[r][position];
     stop.tabIndex = 0;
+    reveal(root, stop.parentElement);
     return stop;
   }
   return {
@@ -230,6 +234,8 @@ function makeTable(panel, { rows: count, width, kind }, on) {
         body[r].toggleAttribute("data-current", r === done - 1);
         body[r].toggleAttribute("data-later", r >= done);
       });
+      const newest = Math.min(done, count) - 1;
+      reveal(root, body[newest].cells[rows[newest].length]);
     },
   };
 }
@@ -253,8 +259,10 @@ function makePicture(panel, { rows: count, width, kind }, on) {
     onclick: () => on.choose(...at),
     onkeydown: (event) => place(walked(event, at, rows) ?? at),
   });
-  const pen = canvas.getContext("2d");
-  let [rows, done, at] = [[], 0, [0, 0]];
+  const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  let rows = /** @type {string[]} */ ([]); // letters
+  let at = /** @type {[number, number]} */ ([0, 0]); // row and position of the cursor
+  let done = 0;
 
   function place([row, position]) {
     at = [row, Math.min(position, rows[row].length - 1)];

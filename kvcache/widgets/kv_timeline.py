@@ -1,7 +1,6 @@
 """The K/V timeline: which keys and values each step computed, and which it reused."""
 
 import base64
-import itertools
 
 import torch
 
@@ -46,7 +45,7 @@ class KVTimeline(Figure):
 
 
 def _panel(trace):
-    """One trace as JSON. marks[layer][step] has runs of positions, as in 3c1n: n, c or r."""
+    """One trace as JSON. marks[layer][step] has a letter for each position: n, c or r."""
     by_layer = list(zip(*trace.steps, strict=True))  # [layer][step]
     return {
         "title": "With a cache" if trace.use_cache else "Without a cache",
@@ -54,7 +53,7 @@ def _panel(trace):
         "tokens": [token_label(token_id) for token_id in trace.token_ids],
         "texts": token_texts(trace.token_ids),
         "n_prompt": trace.n_prompt,
-        "marks": [[_runs(step) for step in layer] for layer in by_layer],
+        "marks": [[letters(step) for step in layer] for layer in by_layer],
         "vectors": [[_vectors(step) for step in layer] for layer in by_layer],
         "n_heads": by_layer[0][0].keys.shape[1] if by_layer[0][0].keys is not None else 0,
     }
@@ -63,10 +62,6 @@ def _panel(trace):
 def letters(step):
     """A letter for each position of a LayerStep, in order: r(eused), c (recomputed), n(ew)."""
     return "r" * len(step.reused) + "c" * len(step.recomputed) + "n" * len(step.new)
-
-
-def _runs(step):
-    return "".join(f"{len(list(run))}{letter}" for letter, run in itertools.groupby(letters(step)))
 
 
 def _vectors(step):

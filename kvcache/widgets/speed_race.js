@@ -1,5 +1,5 @@
 // The race: two recorded generations in the times that they took, with their curves.
-import { announcer, figure, filled, make, need, quoted, stepControls } from "./controls.js";
+import { announcer, counted, figure, filled, make, need, quoted, stepControls } from "./controls.js";
 
 /** @typedef {{label: string, milliseconds: number[], texts: string[]}} Run one generation: each new token's time */
 const LOOKS = [
@@ -21,6 +21,7 @@ function checked(data) {
   return data;
 }
 
+/** @param {{n_prompt: number, runs: [Run, Run], same: boolean}} data @param {HTMLElement} el */
 function draw({ n_prompt, runs, same }, el) {
   const total = runs[0].milliseconds.length;
   const ends = runs.map(({ milliseconds }) => {
@@ -50,7 +51,7 @@ function draw({ n_prompt, runs, same }, el) {
       root: make(
         "div",
         {},
-        make("div", {}, `${label}: `, count, ` of ${total} tokens`, end),
+        make("div", {}, `${label}: `, count, ` of ${counted(total, "token")}`, end),
         make("div", { class: "tff-track" }, bar),
       ),
       update(n, seconds) {
@@ -70,17 +71,19 @@ function draw({ n_prompt, runs, same }, el) {
     chart.update(written);
     const [slow, fast] = written;
     const seconds = ends.map((times) => times[total - 1] / 1000);
+    const times = seconds.map((each, i) => `${each.toFixed(1)} s ${runs[i].label}`).join(", ");
+    const ratio = (seconds[0] / seconds[1]).toFixed(1);
     speech.say(
       slow === total && fast === total
-        ? `Both are done${same ? ", with the same tokens" : ""}: ${seconds.map((s, i) => `${s.toFixed(1)} s ${runs[i].label}`).join(", ")}, ${(seconds[0] / seconds[1]).toFixed(1)} times as fast.`
-        : `After ${(now / 1000).toFixed(2)} s: ${slow} tokens ${runs[0].label}, ${fast} ${runs[1].label}.`,
+        ? `Both are done${same ? ", with the same tokens" : ""}: ${times}, ${ratio} times as fast.`
+        : `After ${(now / 1000).toFixed(2)} s: ${counted(slow, "token")} ${runs[0].label}, ${fast} ${runs[1].label}.`,
     );
   }
   controls.go(moments.length);
   return controls.stop;
 }
 
-/** The time of each token against its position. */
+/** The time of each token against its position. @param {Run[]} runs @param {number} nPrompt */
 function makeChart(runs, nPrompt) {
   const total = runs[0].milliseconds.length;
   const most = Math.max(...runs.flatMap((run) => run.milliseconds), 1e-3);
@@ -89,7 +92,7 @@ function makeChart(runs, nPrompt) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
   const curves = runs.map((run, i) => {
-    const path = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
+    const path = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
     path.style.cssText = `stroke: var(--${LOOKS[i].name}); stroke-dasharray: ${LOOKS[i].dash}`;
     const points = run.milliseconds.map(
       (t, x) => `${((1000 * x) / Math.max(1, total - 1)).toFixed(1)} ${(1000 - (1000 * t) / most).toFixed(1)}`,
