@@ -2,11 +2,22 @@
 import { announcer, arrow, figure, make, need, picker, shown, stepControls } from "./controls.js";
 
 /**
- * A stage shows the tables that it is made from, and last the one that it makes. runs[causal][step - 1] has the
- * numbers of each table at a step, with and without the mask; null is minus infinity.
+ * runs[causal][step - 1] has the numbers of each table at a step, with and without the mask; null is minus infinity.
  * @typedef {Record<string, (number | null)[][]>} Tables
- * @typedef {{words: string[], stages: {name: string, does: string, tables: string[]}[], runs: Tables[][]}} Data
+ * @typedef {{words: string[], runs: Tables[][]}} Data
  */
+
+// A stage shows the tables that it is made from, and last the one that it makes.
+const STAGES = [
+  { name: "vector", does: "what the model knows of it", tables: ["x"] },
+  { name: "query", does: "what it looks for", tables: ["x", "W_q", "queries"] },
+  { name: "key", does: "what it is found by", tables: ["x", "W_k", "keys"] },
+  { name: "value", does: "what it hands over", tables: ["x", "W_v", "values"] },
+  { name: "scores", does: "its query with each key", tables: ["queries", "keys", "scores"] },
+  { name: "mask", does: "what it may see", tables: ["scores", "masked scores"] },
+  { name: "softmax", does: "weights that sum to 1", tables: ["masked scores", "weights"] },
+  { name: "weighted sum", does: "its context", tables: ["weights", "values", "context"] },
+];
 
 const MARKS = {
   "+": ["tff-new", "new in this step"],
@@ -18,31 +29,31 @@ const ONE = { queries: "query", keys: "key", values: "value", scores: "score", w
 
 /** @param {Data} data */
 function checked(data) {
-  const { words, stages, runs } = data ?? {};
-  need(words?.length && stages?.length && runs?.flat().length === 2 * words.length, "gaps");
+  const { words, runs } = data ?? {};
+  need(words?.length && runs?.flat().length === 2 * words.length, "gaps");
   const number = (x) => x === null || Number.isFinite(x);
-  for (const name of stages.flatMap(({ tables }) => tables))
+  for (const name of STAGES.flatMap(({ tables }) => tables))
     for (const tables of runs.flat())
       need(tables?.[name]?.length && tables[name].every((row) => row?.length && row.every(number)), `no table ${name}`);
   return data;
 }
 
 /** @param {Data} data @param {HTMLElement} el */
-function draw({ words, stages, runs }, el) {
+function draw({ words, runs }, el) {
   let [stage, token, step] = [1, 0, words.length];
   const cells = new Map(); // the buttons, by place: "keys,0,2"
   const speech = announcer();
   const told = announcer();
   const panels = make("div", { class: "tff-panels" });
   const controls = stepControls({
-    count: stages.length,
+    count: STAGES.length,
     step: stage,
     speech,
     onStep: (to) => {
       stage = to;
       update();
     },
-    name: (at, of) => `stage ${at} of ${of}: ${stages[at - 1].name}`,
+    name: (at, of) => `stage ${at} of ${of}: ${STAGES[at - 1].name}`,
   });
   const tokens = picker("Token", words, (at) => choose(at, Math.max(step, at + 1)));
   const steps = words.map((_, i) => `step ${i + 1}: ${words.slice(0, i + 1).join(" ")}`);
@@ -70,7 +81,7 @@ function draw({ words, stages, runs }, el) {
     update();
   }
   function update() {
-    const { does, tables } = stages[stage - 1];
+    const { does, tables } = STAGES[stage - 1];
     cells.clear();
     panels.replaceChildren(...tables.map(table));
     speech.say(`${words[token]}: ${does}. ${whatStays()}`);
@@ -156,7 +167,7 @@ function draw({ words, stages, runs }, el) {
   /** How a number was made, in words; `at` gives the text of another number. */
   function how(name, r, c, at) {
     const result = numberAt(name, r, c);
-    const [left, right] = stages.find(({ tables }) => tables.length > 1 && tables.at(-1) === name)?.tables ?? [];
+    const [left, right] = STAGES.find(({ tables }) => tables.length > 1 && tables.at(-1) === name)?.tables ?? [];
     if (!left) return `is given: ${result}`;
     if (name === "masked scores")
       return `is ${at(left, r, c)}, ${now()[name][r][c] === null ? "hidden" : "not hidden"} by the mask: ${result}`;

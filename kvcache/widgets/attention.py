@@ -5,17 +5,6 @@ import torch
 from .figure import Figure, module_text
 from .still import LINE, picture, table, text
 
-STAGES = (  # a name, what it does, the tables that it is made from, and the one that it makes
-    ("vector", "what the model knows of it", "x"),
-    ("query", "what it looks for", "x", "W_q", "queries"),
-    ("key", "what it is found by", "x", "W_k", "keys"),
-    ("value", "what it hands over", "x", "W_v", "values"),
-    ("scores", "its query with each key", "queries", "keys", "scores"),
-    ("mask", "what it may see", "scores", "masked scores"),
-    ("softmax", "weights that sum to 1", "masked scores", "weights"),
-    ("weighted sum", "its context", "weights", "values", "context"),
-)
-
 
 class Attention(Figure):
     """One token's vector through query, key, value, scores, mask, softmax and weighted sum.
@@ -37,18 +26,17 @@ class Attention(Figure):
         x, *matrices = (matrix.detach().cpu().double() for matrix in (x, W_q, W_k, W_v))
         lengths = range(1, len(words) + 1)
         runs = [[_tables(x[:n], *matrices, causal) for n in lengths] for causal in (False, True)]
-        stages = [{"name": name, "does": does, "tables": tables} for name, does, *tables in STAGES]
-        super().__init__(data={"words": words, "stages": stages, "runs": runs}, **kwargs)
+        super().__init__(data={"words": words, "runs": runs}, **kwargs)
 
     def still(self):
         """Keys, values, weights and context of the whole text, with the mask, as SVG."""
         words, tables, shapes = self.data["words"], self.data["runs"][1][-1], []
         height = LINE * (len(words) + 1.5)
         for i, name in enumerate(("keys", "values", "weights", "context")):
-            rows = [(word[:8], *_signed(row)) for word, row in zip(words, tables[name], strict=True)]
-            x, y = i % 2 * 320, i // 2 * height
-            columns = (0, *range(120, 320, 60))
-            shapes.append(table([(name,), *rows], columns, x, y, text_anchor="end"))
+            rows = [(name,)]
+            for word, row in zip(words, tables[name], strict=True):
+                rows.append((word[:8], *(f"{number:.2f}".replace("-", "−") for number in row)))
+            shapes.append(table(rows, range(0, 320, 70), i % 2 * 320, i // 2 * height))
         said = f"The text of step {len(words)}, causal mask on."
         shapes.append(text(0, 2 * height + 12, said))
         return picture(f"Attention. {said}", 640, 2 * height + 20, *shapes)
@@ -82,8 +70,3 @@ def _tables(x, W_q, W_k, W_v, causal):  # noqa: N803
         name: [[None if n == -torch.inf else round(n, 6) for n in row] for row in rows.tolist()]
         for name, rows in tables.items()
     }
-
-
-def _signed(row):
-    """Numbers as text, with a real minus sign."""
-    return [f"{number:.2f}".replace("-", "−") for number in row]

@@ -80,6 +80,7 @@ function draw({ size, shots }, el) {
  * @param {number} block
  * @param {Shot} now
  * @param {Shot | undefined} before
+ * @returns {string[]}
  */
 function marksOf(block, now, before, size) {
   const { users, tokens } = now.blocks[block];

@@ -16,9 +16,11 @@ import {
 } from "./controls.js";
 
 /**
- * @typedef {{tokens: string[], rows: [string, string][]}} Timeline rows: a letter for each token, and a note
+ * @typedef {[string, string][]} Timeline a row for each step: a letter for each token, and a note
  * @typedef {[string | null, string | null, boolean]} Line before, after, and whether it changed
- * @typedef {{pieces: {where: string, rows: Line[]}[], before: Timeline, after: Timeline}} Change
+ * @typedef {[string, number, number, number, number]} Block as difflib has them: "equal" or another, from, to, from, to
+ * @typedef {{where: string, before: string[], after: string[], blocks: Block[]}} Piece
+ * @typedef {{pieces: Piece[], tokens: string[], before: Timeline, after: Timeline}} Change
  */
 
 // What each change is called, and the experiment that shows what it is for.
@@ -39,11 +41,13 @@ function checked(data) {
   need(data?.changes?.length === TEXTS.length, `not ${TEXTS.length} changes`);
   for (const { pieces, before, after } of filled(data?.changes, "changes")) {
     need(
-      pieces?.every((piece) => Array.isArray(piece.rows)),
+      pieces?.every((piece) =>
+        piece.blocks?.every(([, , i, , j]) => i <= piece.before.length && j <= piece.after.length),
+      ),
       "a change without source",
     );
     need(
-      [before, after].every((each) => each?.rows?.every(([marks]) => /^[ncr.]+$/.test(marks))),
+      [before, after].every((each) => each?.every(([marks]) => /^[ncr.]+$/.test(marks))),
       "a change without timeline",
     );
   }
@@ -65,9 +69,9 @@ function draw(changes, el) {
   el.replaceChildren(controls.root, speech.root, stage);
 
   function show(at) {
-    const { pieces, before, after } = changes[at - 1];
+    const { pieces, tokens, before, after } = changes[at - 1];
     const [title, effect] = TEXTS[at - 1];
-    const lit = pieces.flatMap((piece) => piece.rows).filter((row) => row[2] && row[1]?.trim()).length;
+    const lit = pieces.flatMap(sideBySide).filter((row) => row[2] && row[1]?.trim()).length;
     speech.say(
       `Change ${at}, ${title}: ${counted(lit, "line")} changed or added in ${pieces.map((piece) => piece.where).join(", ")}.`,
     );
@@ -77,8 +81,8 @@ function draw(changes, el) {
       make(
         "div",
         { class: "tff-panels" },
-        timeline(`before change ${at}`, before),
-        timeline(`after change ${at}`, after),
+        timeline(`before change ${at}`, tokens, before),
+        timeline(`after change ${at}`, tokens, after),
       ),
       ...pieces.map(code),
     );
@@ -87,8 +91,20 @@ function draw(changes, el) {
   return controls.stop;
 }
 
-/** Source side by side, near changed lines. */
-function code({ where, rows }) {
+/** The lines of a piece side by side. @param {Piece} piece @returns {Line[]} */
+function sideBySide({ before, after, blocks }) {
+  return blocks.flatMap(([kind, i, iEnd, j, jEnd]) =>
+    Array.from({ length: Math.max(iEnd - i, jEnd - j) }, (_, k) => [
+      i + k < iEnd ? before[i + k] : null,
+      j + k < jEnd ? after[j + k] : null,
+      kind !== "equal",
+    ]),
+  );
+}
+
+/** Source side by side, near changed lines. @param {Piece} piece */
+function code(piece) {
+  const rows = sideBySide(piece);
   const near = (i) => rows.slice(Math.max(0, i - AROUND), i + AROUND + 1).some((row) => row[2]);
   const cell = (text, sign, lit) =>
     make(
@@ -105,18 +121,18 @@ function code({ where, rows }) {
         : "",
   );
   return scrolling(
-    where,
+    piece.where,
     make(
       "table",
       { class: "tff-code" },
-      make("caption", {}, where),
+      make("caption", {}, piece.where),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "before"), make("th", { scope: "col" }, "after"))),
       make("tbody", {}, ...body),
     ),
   );
 }
 
-function timeline(title, { tokens, rows }) {
+function timeline(title, tokens, rows) {
   return tokenTable(
     title,
     "step",

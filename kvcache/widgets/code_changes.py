@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import itertools
 import textwrap
 
 import torch
@@ -42,23 +41,23 @@ class CodeChanges(Figure):
         if shape[0] != 1 or shape[1] < 2:
             raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
         changes, experiments = [], _experiments(plain, caching, token_ids)
-        for places, (tokens, *both) in zip(PLACES, experiments, strict=True):
-            pieces = [{"where": place, "rows": _rows(place)} for place in places.split()]
-            before, after = ({"tokens": tokens, "rows": rows} for rows in both)
-            changes.append({"pieces": pieces, "before": before, "after": after})
+        for places, experiment in zip(PLACES, experiments, strict=True):
+            pieces = [_piece(place) for place in places.split()]
+            shown = dict(zip(("tokens", "before", "after"), experiment, strict=True))
+            changes.append({"pieces": pieces} | shown)
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):
         """The timeline before and after the last change."""
         last, panels = self.data["changes"][-1], []
         for side in ("before", "after"):
-            rows = [marks for marks, _ in last[side]["rows"]]
-            panels.append((f"{side} the five changes", last[side]["tokens"], rows))
+            rows = [marks for marks, _ in last[side]]
+            panels.append((f"{side} the five changes", last["tokens"], rows))
         return timelines("The five changes", panels)
 
 
-def _rows(place):
-    """Lines of the source side by side: [before or None, after or None, whether it changed].
+def _piece(place):
+    """The lines of the source before and after, and which of them belong together.
 
     `next_tokens` of generate.py works without a cache, too: there a line is of the change if it
     has its mark. Elsewhere the two classes are compared.
@@ -68,11 +67,8 @@ def _rows(place):
         before = [line for line in after if "# CACHE 5" not in line]
     else:
         before, after = (_source(module, place) for module in (baseline, cached))
-    rows, matcher = [], difflib.SequenceMatcher(None, before, after, autojunk=False)
-    for kind, i, i_end, j, j_end in matcher.get_opcodes():
-        for old, new in itertools.zip_longest(before[i:i_end], after[j:j_end]):
-            rows.append([old, new, kind != "equal"])
-    return rows
+    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return {"where": place, "before": before, "after": after, "blocks": blocks}
 
 
 def _source(module, place):
@@ -107,11 +103,10 @@ def _experiments(plain, caching, token_ids):
     traces = trace(plain, token_ids[:, :1], n), trace(caching, token_ids[:, :1], n, use_cache=True)
     caching.reset_kv_cache()
     written = [token_label(token_id) for token_id in traces[0].token_ids[:n]]
-    rows = (
+    yield written, *(
         [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in each.steps]
         for each in traces
     )
-    yield written, *rows
 
 
 def _layer_rows(attention, inputs, first=0, **use_cache):
@@ -120,14 +115,15 @@ def _layer_rows(attention, inputs, first=0, **use_cache):
     Row i has letters up to token first + i. That one is new, others in the input were computed in
     earlier rows; a dot is a token that the layer has neither been given nor kept.
     """
-    rows = []
-    for newest, x in enumerate(inputs, start=first):
-        attention(x, **use_cache)
-        kept = getattr(attention, "cache_k", None)
-        n_kept = 0 if kept is None else kept.shape[2]
-        note = f"buffer holds {n_kept}" if hasattr(attention, "cache_k") else "no buffer"
-        marks = "r" * (n_kept - x.shape[1]) + "c" * (x.shape[1] - 1) + "n"
-        rows.append([marks.rjust(newest + 1, "."), note])
+    rows, computed = [], []
+    with attention.W_key.register_forward_hook(lambda _, i, o: computed.append(o.shape[1])):
+        for newest, x in enumerate(inputs, start=first):
+            attention(x, **use_cache)
+            kept = getattr(attention, "cache_k", None)
+            n_kept = 0 if kept is None else kept.shape[2]
+            note = f"buffer holds {n_kept}" if hasattr(attention, "cache_k") else "no buffer"
+            marks = "r" * (n_kept - computed[-1]) + "c" * (computed[-1] - 1) + "n"
+            rows.append([marks.rjust(newest + 1, "."), note])
     return rows
 
 

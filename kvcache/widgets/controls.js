@@ -238,7 +238,7 @@ export function tokenTable(caption, corner, tokens, rows) {
     make(
       "table",
       { class: tokens.length > 4 && "tff-many" },
-      make("caption", {}, caption),
+      make("caption", {}, make("span", {}, caption)),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))),
       make("tbody", {}, ...rows),
     ),
@@ -249,7 +249,7 @@ export function tokenTable(caption, corner, tokens, rows) {
 
 /** Scroll a box sideways, no further than needed, until a cell of its table can be seen. */
 export function reveal(box, cell) {
-  box.scrollLeft = Math.max(0, cell.offsetLeft + cell.offsetWidth - box.clientWidth);
+  box.scrollLeft = Math.max(0, cell.offsetLeft + cell.offsetWidth + 8 - box.clientWidth);
 }
 
 /** What the marks mean. @param {Record<string, string>} meanings a text for each letter */

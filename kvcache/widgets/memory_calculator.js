@@ -179,8 +179,11 @@ function draw({ lists }, el) {
     const warning = of.context_length > limit ? ` But ${madeFor}.` : "";
     speech.say(`Cache ${size(cache)} and weights ${size(weights)} ${verdict}.${warning}`);
   }
-  const controls = [...pickers, ...inputs].map(({ root }) => root);
-  el.replaceChildren(make("div", { class: "tff-controls" }, ...controls), speech.root, bars, table, sources);
+  const group = (parts) => make("div", { class: "tff-controls" }, ...parts.map(({ root }) => root));
+  const known = inputs.filter(({ list }) => list !== null); // the lists have them
+  const others = inputs.filter(({ list }) => list === null);
+  const details = make("details", {}, make("summary", {}, "The model's shape and the GPU's memory"), group(known));
+  el.replaceChildren(group([...pickers, ...others]), details, speech.root, bars, table, sources);
   for (const { items } of lists) fill(items[0]);
   update();
 }

@@ -38,15 +38,8 @@ class MemoryCalculator(Figure):
         for shape in self.shapes:
             tokens = shape.context_length
             token, full = (kv_cache_bytes(shape, n, dtype="bfloat16") for n in (1, tokens))
-            full = f"{size_text(full)} ({tokens:,} tokens)"
-            rows.append((shape.name, size_text(token), full, size_text(weight_bytes(shape))))
+            full = f"{full / 2**30:.3g} GiB ({tokens:,} tokens)"
+            weights = f"{weight_bytes(shape) / 2**30:.3g} GiB"
+            rows.append((shape.name, f"{token:,} bytes", full, weights))
         label = "Memory of caches and weights in bfloat16"
         return table_picture(label, 540, rows, (0, 130, 250, 460))
-
-
-def size_text(n_bytes):
-    """Bytes as cards count them, in binary units: 1 KiB is 1,024 bytes."""
-    unit = 0
-    while n_bytes >= 999.5:
-        n_bytes, unit = n_bytes / 1024, unit + 1
-    return f"{n_bytes:.3g} {('', *'KMGTPEZYR')[unit]}{'iB' if unit else 'B'}"

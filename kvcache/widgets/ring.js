@@ -29,8 +29,7 @@ function draw({ tokens, steps }, el) {
   el.replaceChildren(
     controls.root,
     legend(MEANING),
-    text,
-    make("div", { class: "tff-circle" }, ring, middle),
+    make("div", { class: "tff-panels" }, make("div", { class: "tff-circle" }, ring, middle), text),
     speech.root,
   );
 
