@@ -53,12 +53,9 @@ class ModelShape:
         for name in sizes:
             check_size(name, getattr(self, name))
         check_kv_heads(self.n_heads, self.n_kv_heads)
-        check_size("latent_dim", self.latent_dim, least=0)
-        check_size("n_window_layers", self.n_window_layers, least=0)
-        check_size("window", self.window, least=min(1, self.n_window_layers))
-        if self.n_window_layers > self.n_layers:
-            found = f"n_window_layers is {self.n_window_layers}"
-            raise ValueError(f"{found}; there are {self.n_layers} layers, pass at most as many.")
+        for name in ("n_window_layers", "window", "latent_dim"):
+            check_size(name, getattr(self, name), least=0)
+        check_size("n_layers - n_window_layers", self.n_layers - self.n_window_layers, least=0)
 
 
 class GPU(NamedTuple):

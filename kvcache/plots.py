@@ -12,11 +12,8 @@ import matplotlib.pyplot as plt
 
 from .palette import OTHER, RECOMPUTED, REUSED
 
-TEXT = "#7b7c7d"  # a stand-in: replaced by the colour of the text around the figure
-
-COLOURED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+TEXT = "#000000"  # in the page: the colour of the text around the figure
 STYLE = {
-    **dict.fromkeys(COLOURED, TEXT),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.figsize": (5, 3.2),  # narrow: on a phone, its text is still large enough to read
@@ -30,7 +27,6 @@ STYLE = {
 CACHES = plt.cycler(color=[RECOMPUTED, REUSED] * 2, linestyle=["--", "-", ":", "-."])
 LIMITS = plt.cycler(color=[RECOMPUTED, REUSED, TEXT, TEXT], linestyle=["--", "-", ":", "-."])
 OTHERS = plt.cycler(color=[OTHER, TEXT] * 2, linestyle=["-", "--", ":", "-."])
-HATCHES = {RECOMPUTED: "///", REUSED: "", OTHER: "...", TEXT: ""}  # of bars
 
 
 class Plot:
@@ -50,7 +46,7 @@ class Plot:
         svg = text.getvalue()
         svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :].replace(TEXT, "currentColor"))
         svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
-        label = f'<svg role="img" aria-label="{html.escape(self.description)}" '
+        label = f'<svg role="img" aria-label="{html.escape(self.description)}" fill="currentColor" '
         return f'<div style="max-width: 30em">{svg.replace("<svg ", label, 1)}</div>'
 
 
@@ -97,7 +93,7 @@ def bars(rows, xlabel, description, digits=1, colours=()):
         figure, axes = plt.subplots()
         for row, (label, value) in enumerate(rows):
             colour = colours[row] if row < len(colours) else TEXT
-            hatch = HATCHES[colour]
+            hatch = "///" if colour == RECOMPUTED else ""
             bar = axes.barh(row, value, 0.4, fill=False, edgecolor=colour, hatch=hatch, linewidth=2)
             number = f"{value:,.{digits}f}"
             axes.bar_label(bar, [number], padding=6)

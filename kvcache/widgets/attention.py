@@ -2,8 +2,8 @@
 
 import torch
 
-from .figure import Figure, module_text
-from .still import LINE, picture, table, text
+from .figure import Figure
+from .still import table_picture
 
 
 class Attention(Figure):
@@ -18,8 +18,6 @@ class Attention(Figure):
     Raises ValueError for no words, for shapes that disagree, and for numbers that are not finite.
     """
 
-    _esm = module_text("attention.js")
-
     def __init__(self, words, x, W_q, W_k, W_v, **kwargs):  # noqa: N803
         words = list(words)
         _check(words, {"x": x, "W_q": W_q, "W_k": W_k, "W_v": W_v})
@@ -29,17 +27,13 @@ class Attention(Figure):
         super().__init__(data={"words": words, "runs": runs}, **kwargs)
 
     def still(self):
-        """Keys, values, weights and context of the whole text, with the mask, as SVG."""
-        words, tables, shapes = self.data["words"], self.data["runs"][1][-1], []
-        height = LINE * (len(words) + 1.5)
-        for i, name in enumerate(("keys", "values", "weights", "context")):
-            rows = [(name,)]
-            for word, row in zip(words, tables[name], strict=True):
-                rows.append((word[:8], *(f"{number:.2f}".replace("-", "−") for number in row)))
-            shapes.append(table(rows, range(0, 320, 70), i % 2 * 320, i // 2 * height))
-        said = f"The text of step {len(words)}, causal mask on."
-        shapes.append(text(0, 2 * height + 12, said))
-        return picture(f"Attention. {said}", 640, 2 * height + 20, *shapes)
+        """Weights and context of the whole text, with the mask, as SVG."""
+        words, tables = self.data["words"], self.data["runs"][1][-1]
+        label = f"Attention at step {len(words)}, with a causal mask: weights on each word, context"
+        rows = [("weights of", *(f"on {word[:8]}" for word in words), "context")]
+        for word, weights, context in zip(words, tables["weights"], tables["context"], strict=True):
+            rows.append((word[:8], *(f"{number:.2f}" for number in weights + context)))
+        return table_picture(label, 90 * len(weights + context) + 90, rows, range(0, 9000, 90))
 
 
 def _check(words, matrices):

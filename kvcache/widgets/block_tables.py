@@ -1,7 +1,7 @@
 """Blocks and block tables: which blocks of a paged cache are taken, shared and free."""
 
 from ..tokenizer import token_label
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import table_picture
 
 
@@ -37,8 +37,6 @@ class BlockTables(Figure):
     Raises ValueError for none, or for shots of caches of different sizes.
     """
 
-    _esm = module_text("block_tables.js")
-
     def __init__(self, shots, **kwargs):
         if not shots:
             raise ValueError("there are 0 shots; BlockTables needs at least 1.")
@@ -54,4 +52,3 @@ class BlockTables(Figure):
             users = ", ".join(block["users"]) or "free"
             rows.append((f"block {i}: {users}", " ".join(block["tokens"])))
         return table_picture("Blocks, their users and their tokens.", 520, rows, (0, 160))
-

@@ -10,7 +10,7 @@ from .. import baseline, cached
 from ..generate import next_tokens
 from ..tokenizer import token_label
 from ..trace import trace, watch
-from .figure import Figure, module_text
+from .figure import Figure
 from .kv_timeline import letters
 from .still import timelines
 
@@ -30,8 +30,6 @@ class CodeChanges(Figure):
     token_ids       (1, n_tokens): a text of at least 2 tokens to run the steps on
     """
 
-    _esm = module_text("code_changes.js")
-
     def __init__(self, plain, caching, token_ids, **kwargs):
         if hasattr(plain, "reset_kv_cache") or not hasattr(caching, "reset_kv_cache"):
             raise TypeError("pass a baseline.GPTModel first, then a cached.GPTModel.")
@@ -49,10 +47,9 @@ class CodeChanges(Figure):
 
     def still(self):
         """The timeline before and after the last change."""
-        last, panels = self.data["changes"][-1], []
-        for side in ("before", "after"):
-            rows = [marks for marks, _ in last[side]]
-            panels.append((f"{side} the five changes", last["tokens"], rows))
+        last = self.data["changes"][-1]
+        rows = {side: [marks for marks, _ in last[side]] for side in ("before", "after")}
+        panels = [(f"{side} the five changes", last["tokens"], rows[side]) for side in rows]
         return timelines("The five changes", panels)
 
 
@@ -103,10 +100,11 @@ def _experiments(plain, caching, token_ids):
     traces = trace(plain, token_ids[:, :1], n), trace(caching, token_ids[:, :1], n, use_cache=True)
     caching.reset_kv_cache()
     written = [token_label(token_id) for token_id in traces[0].token_ids[:n]]
-    yield written, *(
-        [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in each.steps]
-        for each in traces
-    )
+    yield written, *([_given(step[0]) for step in each.steps] for each in traces)
+
+
+def _given(at):
+    return [letters(at), f"given {len(at.new + at.recomputed)}"]
 
 
 def _layer_rows(attention, inputs, first=0, **use_cache):

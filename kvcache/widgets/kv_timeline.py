@@ -6,7 +6,7 @@ import torch
 
 from ..tokenizer import token_label, token_texts
 from ..trace import Trace
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import timelines
 
 
@@ -19,8 +19,6 @@ class KVTimeline(Figure):
     Raises TypeError for what is no Trace, and ValueError for none, or for a trace without steps.
     """
 
-    _esm = module_text("kv_timeline.js")
-
     def __init__(self, *traces, **kwargs):
         if not traces:
             raise ValueError("no trace was given; KVTimeline needs at least 1.")
@@ -32,15 +30,11 @@ class KVTimeline(Figure):
             if len(trace.steps[0]) != len(traces[0].steps[0]):
                 counts = [len(each.steps[0]) for each in traces]
                 raise ValueError(f"the traces have {counts} layers; compare models of equal depth.")
-        self.traces = traces
         super().__init__(data={"panels": [_panel(trace) for trace in traces]}, **kwargs)
 
     def still(self):
         """The first layer of every panel, up to step 8, as SVG."""
-        panels = [
-            (panel["title"], panel["tokens"], [letters(step[0]) for step in trace.steps])
-            for panel, trace in zip(self.data["panels"], self.traces, strict=True)
-        ]
+        panels = [(each["title"], each["tokens"], each["marks"][0]) for each in self.data["panels"]]
         return timelines("K/V timeline", panels)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from ..memory import BITS, GPU, GPUS, MODEL_SHAPES, SCALED, kv_cache_bytes, weight_bytes
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import table_picture
 
 
@@ -15,8 +15,6 @@ class MemoryCalculator(Figure):
 
     Raises ValueError if there are none.
     """
-
-    _esm = module_text("memory_calculator.js")
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
         if not shapes or not gpus:
@@ -38,8 +36,8 @@ class MemoryCalculator(Figure):
         for shape in self.shapes:
             tokens = shape.context_length
             token, full = (kv_cache_bytes(shape, n, dtype="bfloat16") for n in (1, tokens))
-            full = f"{full / 2**30:.3g} GiB ({tokens:,} tokens)"
-            weights = f"{weight_bytes(shape) / 2**30:.3g} GiB"
+            full = f"{full / 2**30:.4g} GiB ({tokens:,} tokens)"
+            weights = f"{weight_bytes(shape) / 2**30:.4g} GiB"
             rows.append((shape.name, f"{token:,} bytes", full, weights))
         label = "Memory of caches and weights in bfloat16"
-        return table_picture(label, 540, rows, (0, 130, 250, 460))
+        return table_picture(label, 560, rows, (0, 130, 250, 460))

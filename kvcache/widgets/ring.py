@@ -5,7 +5,7 @@ import torch
 from ..caches import SlidingWindowCache
 from ..config import check_size
 from ..tokenizer import token_label
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import table_picture
 
 MOST = 16  # slots that fit on a circle
@@ -22,8 +22,6 @@ class Ring(Figure):
 
     Raises ValueError for a batch or another window, and what the model raises.
     """
-
-    _esm = module_text("ring.js")
 
     def __init__(self, model, token_ids, window, **kwargs):
         check_size("window", window)
@@ -44,12 +42,12 @@ class Ring(Figure):
         super().__init__(data={"tokens": labels, "steps": steps}, **kwargs)
 
     def still(self):
-        """What lies in each slot after each of the last 8 tokens."""
-        steps, tokens = self.data["steps"], self.data["tokens"]
-        n_slots = len(steps[0]["slots"])
-        rows = [("after token", *(f"slot {i}" for i in range(n_slots)))]
-        for number, step in list(enumerate(steps))[-8:]:
+        """What lies in each slot after each token."""
+        tokens, steps = self.data["tokens"], self.data["steps"]
+        rows = [("after token", *(f"slot {i}" for i in range(len(steps[0]["slots"]))))]
+        for number, step in enumerate(steps):
             held = ("" if i is None else f"{i} {tokens[i][:8]}" for i in step["slots"])
             rows.append((f"{number} {tokens[number][:8]}", *held))
-        columns = range(0, 110 * (n_slots + 1), 110)
-        return table_picture("The ring, after each token.", columns[-1] + 110, rows, columns)
+        return table_picture(
+            "The ring, after each token", 100 * len(rows[0]), rows, range(0, 1700, 100)
+        )

@@ -32,25 +32,20 @@ def text(x, y, words, **attributes):
     return f'<text x="{x}" y="{y}"{more}>{html.escape(str(words))}</text>'
 
 
-def table(rows, columns, x=0, y=0):
-    """Rows of texts below (x, y), the first of them in bold; `columns` says where each begins."""
-    return "".join(
-        text(x + left, y + 18 + LINE * i, words, font_weight="normal" if i else "bold")
-        for i, row in enumerate(rows)
-        for left, words in zip(columns, row, strict=False)
-    )
-
-
 def table_picture(label, width, rows, columns):
-    """A picture of one table."""
-    return picture(label, width, LINE * len(rows) + 8, table(rows, columns))
+    """Rows of texts, the first of them in bold; `columns` says where each column begins."""
+    shapes = (
+        text(x, 18 + LINE * i, words, font_weight="normal" if i else "bold")
+        for i, row in enumerate(rows)
+        for x, words in zip(columns, row, strict=False)
+    )
+    return picture(label, width, LINE * len(rows) + 8, *shapes)
 
 
-def timelines(name, panels, rows=(), columns=()):
+def timelines(name, panels):
     """A picture of timelines side by side: the first 8 steps and 24 tokens of each.
 
-    panels         [(title, labels of the tokens, rows of letters: n, c or r), ...]
-    rows, columns  of a table below them
+    panels  [(title, labels of the tokens, rows of letters: n, c or r), ...]
     """
     shapes, x, y = [], 0, 0
     for title, tokens, steps in panels:
@@ -66,5 +61,5 @@ def timelines(name, panels, rows=(), columns=()):
                 shapes.append(f'<g transform="{place}">{SQUARES[letter]}</g>')
         x += 120 + CELL * len(steps[-1])
         y = max(y, 124 + CELL * len(steps))
-    shapes += [text(0, y, LEGEND), table(rows, columns, y=y + 16)]
-    return picture(f"{name}. {LEGEND}", max(x, 480), y + 16 + LINE * len(rows), *shapes)
+    shapes.append(text(0, y, LEGEND))
+    return picture(f"{name}. {LEGEND}", max(x, 480), y + 16, *shapes)
