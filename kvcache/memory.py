@@ -11,8 +11,10 @@ import torch
 from . import data
 from .config import check_kv_heads, check_size, kv_heads
 
-# Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
+# Bits of one number. int8 and int4 need scales beside them: 4 bytes for each vector of a cache, as
+# in QuantizedCache, and 2 bytes for every 32 weights, as llama.cpp stores them.
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "int8": 8, "int4": 4}
+SCALED = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class ModelShape:
     n_parameters    weights, as stored: shared ones count once where the file holds them once
     context_length  longest sequence that it is made for, in tokens
     source          where the shape stands: an address
+    n_window_layers, window  how many of the layers keep the last `window` tokens only
+    latent_dim      numbers in the one vector that latent attention keeps for a token in each layer,
+                    in place of the heads' keys and values; 0: it keeps those
 
     Raises ValueError for a shape that cannot be.
     """
@@ -39,18 +44,25 @@ class ModelShape:
     n_parameters: int
     context_length: int
     source: str = ""
+    n_window_layers: int = 0
+    window: int = 0
+    latent_dim: int = 0
 
     def __post_init__(self):
         sizes = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "n_parameters", "context_length")
         for name in sizes:
             check_size(name, getattr(self, name))
         check_kv_heads(self.n_heads, self.n_kv_heads)
+        for name in ("n_window_layers", "window", "latent_dim"):
+            check_size(name, getattr(self, name), least=0)
+        check_size("n_layers - n_window_layers", self.n_layers - self.n_window_layers, least=0)
 
 
 class GPU(NamedTuple):
-    """A GPU with the memory on its data sheet, a GB taken as 10**9 bytes.
+    """A GPU with the memory on its data sheet, a "GB" taken as a GiB of 2**30 bytes.
 
-    What a driver reports differs by a few per cent, and some of it is never free.
+    That is near what cards have. A driver reports up to a few per cent less, and some of it is
+    never free.
     """
 
     name: str
@@ -68,6 +80,9 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 
     2 (key and value) x n_layers x batch_size x K/V heads x n_tokens x head_dim x bytes per number
 
+    A layer with a window keeps at most that many tokens; latent attention keeps one vector of
+    latent_dim numbers for a token. In int8 and int4 each vector has its scale.
+
     cfg    a GPTConfig, which has a key and a value in each of its n_heads, or a ModelShape
     dtype  a torch dtype, or a name in BITS
 
@@ -75,19 +90,27 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     """
     check_size("n_tokens", n_tokens, least=0)
     check_size("batch_size", batch_size)
-    numbers = 2 * cfg.n_layers * batch_size * kv_heads(cfg) * n_tokens * cfg.head_dim
-    return numbers * _bits(dtype) // 8
+    n_vectors, n_numbers = 2 * kv_heads(cfg), cfg.head_dim
+    n_kept = cfg.n_layers * n_tokens
+    if isinstance(cfg, ModelShape):
+        n_kept -= cfg.n_window_layers * max(0, n_tokens - cfg.window)
+        if cfg.latent_dim:
+            n_vectors, n_numbers = 1, cfg.latent_dim
+    vector_bytes = (n_numbers * _bits(dtype) + 7) // 8 + (4 if _name(dtype) in SCALED else 0)
+    return batch_size * n_kept * n_vectors * vector_bytes
 
 
 def weight_bytes(shape, dtype="bfloat16"):
-    """Bytes of a ModelShape's weights, the last one begun counted in full."""
-    return (shape.n_parameters * _bits(dtype) + 7) // 8
+    """Bytes of a ModelShape's weights, with the scales of int8 and int4."""
+    n_scales = -(-shape.n_parameters // 32) if _name(dtype) in SCALED else 0
+    return (shape.n_parameters * _bits(dtype) + 7) // 8 + 2 * n_scales
 
 
 def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_dtype="bfloat16"):
     """The most tokens whose cache fits beside the weights; 0 if the weights alone do not fit.
 
-    An upper limit: activations and the framework need memory as well.
+    math.inf where every layer has a window and all windows fit. An upper limit: activations and the
+    framework need memory as well.
 
     memory_bytes  of the GPU, as in GPUS
     batch_size    sequences of that length at once
@@ -96,10 +119,15 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
     Raises ValueError for a size that cannot be.
     """
     if not isinstance(memory_bytes, Real) or not 0 < memory_bytes < math.inf:
-        remedy = "pass a number above 0, such as 80 * 10**9"
+        remedy = "pass a number above 0, such as 80 * 2**30"
         raise ValueError(f"memory_bytes is {memory_bytes!r}; {remedy}.")
-    free = int(memory_bytes) - weight_bytes(shape, weight_dtype)
-    return max(0, free) // kv_cache_bytes(shape, 1, batch_size, dtype)
+    free = max(0, int(memory_bytes) - weight_bytes(shape, weight_dtype))
+    n_tokens = free // kv_cache_bytes(shape, 1, batch_size, dtype)
+    if not shape.n_window_layers or n_tokens <= shape.window:
+        return n_tokens
+    full = kv_cache_bytes(shape, shape.window, batch_size, dtype)  # all windows are full
+    each = kv_cache_bytes(shape, shape.window + 1, batch_size, dtype) - full
+    return shape.window + (free - full) // each if each else math.inf
 
 
 def measured_cache_bytes(model):
@@ -107,9 +135,13 @@ def measured_cache_bytes(model):
     return sum(buffer.nbytes for name, buffer in model.named_buffers() if "att.cache_" in name)
 
 
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
 def _bits(dtype):
     """Bits of one number: of a name in BITS, or of any other torch dtype."""
-    bits = BITS.get(str(dtype).removeprefix("torch."))
+    bits = BITS.get(_name(dtype))
     if bits is None and isinstance(dtype, torch.dtype):
         bits = 8 * dtype.itemsize
     if bits is None:

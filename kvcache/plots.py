@@ -1,4 +1,8 @@
-"""The figures of measured times: inline SVG that takes on the page's text colour."""
+"""The figures of measured times: inline SVG that takes on the page's text colour.
+
+Without a cache, most of the work is recomputed, with one it is reused: these two have the book's
+colours. All else is purple, or has the colour of the text. Lines and hatches tell them apart, too.
+"""
 
 import html
 import io
@@ -6,27 +10,23 @@ import re
 
 import matplotlib.pyplot as plt
 
-from .palette import NEW, RECOMPUTED, REUSED
+from .palette import OTHER, RECOMPUTED, REUSED
 
-TEXT = "#7b7c7d"  # a stand-in: replaced by the colour of the text around the figure
-
-COLOURED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+TEXT = "#000000"  # in the page: the colour of the text around the figure
 STYLE = {
-    **dict.fromkeys(COLOURED, TEXT),
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "font.size": 11,
+    "figure.figsize": (5, 3.2),  # narrow: on a phone, its text is still large enough to read
+    "font.size": 12.5,
     "legend.frameon": False,
     "lines.linewidth": 2,
     "svg.fonttype": "none",
 }
 
-# Without a cache, with a cache, then others: told apart by line as well as by colour.
-COLOURS = [RECOMPUTED, REUSED, RECOMPUTED, REUSED, NEW, NEW]
-LINES = plt.cycler(color=COLOURS, linestyle=["--", "-", ":", ":", "-", "-."])
-FILLS = ["none", "none", "none", "none", NEW, "none"]
-HATCHES = ["///", "", "xxx", "|||", "", "\\\\\\"]
-BARS = plt.cycler(edgecolor=COLOURS, facecolor=FILLS, hatch=HATCHES)
+# Without a cache, with one; and once more, of another kind.
+CACHES = plt.cycler(color=[RECOMPUTED, REUSED] * 2, linestyle=["--", "-", ":", "-."])
+LIMITS = plt.cycler(color=[RECOMPUTED, REUSED, TEXT, TEXT], linestyle=["--", "-", ":", "-."])
+OTHERS = plt.cycler(color=[OTHER, TEXT] * 2, linestyle=["-", "--", ":", "-."])
 
 
 class Plot:
@@ -37,35 +37,36 @@ class Plot:
         plt.close(figure)  # the notebook shows the SVG, not the figure a second time
 
     def _repr_html_(self):
-        text = io.StringIO()
+        text, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
         # The salt makes the names inside one picture differ from those of every other on the page.
         with plt.rc_context({**STYLE, "svg.hashsalt": self.description}):
-            self.figure.savefig(text, format="svg", transparent=True, bbox_inches="tight")
+            self.figure.savefig(
+                text, format="svg", transparent=True, bbox_inches="tight", metadata=nothing
+            )
         svg = text.getvalue()
-        # Its style would hold for every picture of the page.
-        aside = "<metadata>.*?</metadata>|<style.*?</style>"
-        svg = re.sub(aside, "", svg[svg.index("<svg") :], flags=re.DOTALL)
-        label = html.escape(self.description)
-        svg = svg.replace(
-            "<svg ", f'<svg role="img" stroke-linejoin="round" aria-label="{label}" ', 1
+        # Its style would hold for every picture of the page, and its names for every group.
+        svg = re.sub(
+            "(?s)<style.*?</style>", "", svg[svg.index("<svg") :].replace(TEXT, "currentColor")
         )
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
-        return f'<div style="max-width: 42em">{svg.replace(TEXT, "currentColor")}</div>'
+        label = html.escape(self.description)
+        label = f'<svg role="img" aria-label="{label}" fill="currentColor" stroke-linejoin="round" '
+        return f'<div style="max-width: 30em">{svg.replace("<svg ", label, 1)}</div>'
 
 
-def lines(curves, xlabel, ylabel, description, styles=LINES):
-    """Curves over a common axis, with a legend where there are several.
+def lines(curves, xlabel, ylabel, description, styles=OTHERS):
+    """Curves over a common axis, with a legend above where there are several.
 
-    curves  [(label, x, y), ...], in the order of the styles
+    curves  [(label, x, y), ...], in the order of the styles: CACHES, LIMITS or OTHERS
     """
     with plt.rc_context({**STYLE, "axes.prop_cycle": styles}):
-        figure, axes = plt.subplots(figsize=(7, 3.6))
+        figure, axes = plt.subplots()
         for label, x, y in curves:
             axes.plot(x, y, label=label)
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
         if len(curves) > 1:
-            axes.legend()
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.15, 1), handlelength=2.5)
     return Plot(figure, description)
 
 
@@ -78,27 +79,32 @@ def time_per_token(timings):
         curves.append((timing.label, positions, times))
         description += f" {timing.label}: from {times[0]:.0f} ms at the first new token "
         description += f"to {times[-1]:.0f} ms at the last."
-    return lines(curves, "position of the new token", "time per token (ms)", description)
+    return lines(curves, "position of the new token", "time per token (ms)", description, CACHES)
 
 
 def tokens_per_second(timings):
     """A bar for each timing. Without a cache first, then with."""
     rates = [(timing.label, timing.tokens_per_second) for timing in timings]
-    return bars(rates, "tokens per second", "Tokens per second.")
+    return bars(rates, "tokens per second", "Tokens per second.", colours=(RECOMPUTED, REUSED))
 
 
-def bars(rows, xlabel, description, digits=1):
-    """A bar with its number for each row. rows: [(label, value), ...], in the order of BARS."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 0.5 + 0.55 * len(rows)))
-        for row, ((label, value), style) in enumerate(zip(rows, BARS(), strict=False)):
-            bar = axes.barh(row, value, height=0.6, linewidth=2, **style)
+def bars(rows, xlabel, description, digits=1, colours=()):
+    """A bar for each row, below its label and before its number.
+
+    rows     [(label, value), ...]
+    colours  of the palette, for the first bars; the others have the colour of the text
+    """
+    with plt.rc_context({**STYLE, "figure.figsize": (5, 0.6 + 0.65 * len(rows))}):
+        figure, axes = plt.subplots()
+        for row, (label, value) in enumerate(rows):
+            colour = colours[row] if row < len(colours) else TEXT
+            hatch = "///" if colour == RECOMPUTED else ""
+            bar = axes.barh(row, value, 0.4, fill=False, edgecolor=colour, hatch=hatch, linewidth=2)
             number = f"{value:,.{digits}f}"
             axes.bar_label(bar, [number], padding=6)
+            axes.text(0, row - 0.3, label)
             description += f" {label}: {number}."
-        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-        axes.invert_yaxis()
-        axes.set_xlabel(xlabel)
+        axes.set(xlabel=xlabel, yticks=[], ylim=(len(rows) - 0.6, -0.8))
     return Plot(figure, description)
 
 
@@ -111,5 +117,4 @@ def speed_up(without, cached):
     description = f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
     description += f"{ratio[-1]:.1f} after {len(ratio)}."
     curves = [("speed-up", range(1, len(ratio) + 1), ratio)]
-    ylabel = "times as fast with a cache"
-    return lines(curves, "new tokens generated", ylabel, description, styles=LINES[4:])
+    return lines(curves, "new tokens generated", "times as fast with a cache", description)

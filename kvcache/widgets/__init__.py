@@ -8,4 +8,5 @@ from .generation import Generation
 from .kv_timeline import KVTimeline
 from .memory_calculator import MemoryCalculator
 from .own_prompt import OwnPrompt
+from .ring import Ring
 from .speed_race import SpeedRace

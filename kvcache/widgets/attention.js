@@ -1,104 +1,209 @@
 // Attention by hand: each number, and what it was made from.
 import { announcer, arrow, figure, make, need, picker, shown, stepControls } from "./controls.js";
 
+/**
+ * runs[causal][step - 1] has the numbers of each table at a step, with and without the mask; null is minus infinity.
+ * @typedef {Record<string, (number | null)[][]>} Tables
+ * @typedef {{words: string[], runs: Tables[][]}} Data
+ */
+
+// A stage shows the tables that it is made from, and last the one that it makes.
+const STAGES = [
+  { name: "vector", does: "what the model knows of it", tables: ["x"] },
+  { name: "query", does: "what it looks for", tables: ["x", "W_q", "queries"] },
+  { name: "key", does: "what it is found by", tables: ["x", "W_k", "keys"] },
+  { name: "value", does: "what it hands over", tables: ["x", "W_v", "values"] },
+  { name: "scores", does: "its query with each key", tables: ["queries", "keys", "scores"] },
+  { name: "mask", does: "what it may see", tables: ["scores", "masked scores"] },
+  { name: "softmax", does: "weights that sum to 1", tables: ["masked scores", "weights"] },
+  { name: "weighted sum", does: "its context", tables: ["weights", "values", "context"] },
+];
+
 const MARKS = {
   "+": ["tff-new", "new in this step"],
   "=": ["tff-reused", "same as the step before"],
   "≠": ["tff-changed", "changed since the step before"],
   " ": ["", "given"],
 };
+const ONE = { queries: "query", keys: "key", values: "value", scores: "score", weights: "weight" }; // of many
 
-/** @param {{words: string[], stages: [string, string, string[]][], runs: object[][]}} data */
+/** @param {Data} data */
 function checked(data) {
-  const { words, stages, runs } = data ?? {};
-  need(words?.length && stages?.length && runs?.flat().length === 2 * words.length, "gaps");
-  for (const { tables } of runs.flat()) for (const name of stages.flatMap((each) => each[2])) {
-    need(tables?.[name]?.flat().every(([x, mark, , how]) => Number.isFinite(x ?? 0) && MARKS[mark] && how),
-      `no right table ${name}`);
-  }
+  const { words, runs } = data ?? {};
+  need(words?.length && runs?.flat().length === 2 * words.length, "gaps");
+  const number = (x) => x === null || Number.isFinite(x);
+  for (const name of STAGES.flatMap(({ tables }) => tables))
+    for (const tables of runs.flat())
+      need(tables?.[name]?.length && tables[name].every((row) => row?.length && row.every(number)), `no table ${name}`);
   return data;
 }
 
-function draw({ words, stages, runs }, el) {
-  let [stage, token, step, run] = [1, 0, words.length];
-  const cells = new Map(); // by place: "keys,0,2"
-  const speech = announcer(), told = announcer();
+/** @param {Data} data @param {HTMLElement} el */
+function draw({ words, runs }, el) {
+  let [stage, token, step] = [1, 0, words.length];
+  const cells = new Map(); // the buttons, by place: "keys,0,2"
+  const speech = announcer();
+  const told = announcer();
   const panels = make("div", { class: "tff-panels" });
   const controls = stepControls({
-    count: stages.length, step: stage, speech,
-    onStep: (to) => { stage = to; update(); },
-    name: (at, of) => `stage ${at} of ${of}: ${stages[at - 1][0]}`,
+    count: STAGES.length,
+    step: stage,
+    speech,
+    onStep: (to) => {
+      stage = to;
+      update();
+    },
+    name: (at, of) => `stage ${at} of ${of}: ${STAGES[at - 1].name}`,
   });
   const tokens = picker("Token", words, (at) => choose(at, Math.max(step, at + 1)));
-  const texts = picker("Text", words.map((_, i) => `step ${i + 1}: ${words.slice(0, i + 1).join(" ")}`),
-    (at) => choose(Math.min(token, at), at + 1));
+  const steps = words.map((_, i) => `step ${i + 1}: ${words.slice(0, i + 1).join(" ")}`);
+  const texts = picker("Text", steps, (at) => choose(Math.min(token, at), at + 1));
   const mask = make("input", { type: "checkbox", checked: true, onchange: update });
-  el.replaceChildren(controls.root,
-    make("div", { class: "tff-controls" }, tokens, texts, make("label", { class: "tff-field" }, mask, "Causal mask")),
+  const marks = [..."+=≠"].map((sign) => make("li", {}, box("span", sign), MARKS[sign][1]));
+  el.replaceChildren(
+    controls.root,
+    make(
+      "div",
+      { class: "tff-controls" },
+      tokens.root,
+      texts.root,
+      make("label", { class: "tff-field" }, mask, "Causal mask"),
+    ),
     speech.root,
-    make("ul", { class: "tff-legend" }, ...[..."+=≠"].map((mark) => make("li", {}, box("span", mark), MARKS[mark][1]))),
-    told.root, panels);
+    make("ul", { class: "tff-legend" }, ...marks),
+    told.root,
+    panels,
+  );
 
   function choose(at, length) {
-    tokens.lastChild.selectedIndex = token = at;
-    texts.lastChild.selectedIndex = (step = length) - 1;
+    tokens.select.selectedIndex = token = at;
+    texts.select.selectedIndex = (step = length) - 1;
     update();
   }
   function update() {
-    run = runs[Number(mask.checked)][step - 1];
-    const [, does, own] = stages[stage - 1];
-    const names = [...own, ...stages.slice(0, stage).flatMap((each) => each[2])];
+    const { does, tables } = STAGES[stage - 1];
     cells.clear();
-    panels.replaceChildren(...Array.from(new Set(names), table));
-    speech.say(`${words[token]}: ${does}. ${run.said}`);
-    point(`${own.at(-1)},${token},0`);
+    panels.replaceChildren(...tables.map(table));
+    speech.say(`${words[token]}: ${does}. ${whatStays()}`);
+    point(String([tables.at(-1), token, 0]));
+  }
+
+  const now = () => runs[Number(mask.checked)][step - 1];
+  const before = () => runs[Number(mask.checked)][step - 2] ?? {};
+
+  /** What became of a number since the last step. */
+  function markOf(name, r, c) {
+    if (isGiven(name)) return " ";
+    const [x, old] = [now()[name][r][c], before()[name]?.[r]?.[c]];
+    if (old === undefined) return "+";
+    return x === old || (x !== null && old !== null && Math.abs(x - old) < 2e-6) ? "=" : "≠";
+  }
+  /** What a cache could keep, in words. */
+  function whatStays() {
+    const start = `Step ${step}, causal mask ${mask.checked ? "on" : "off"}: `;
+    if (step === 1) return `${start}every number is new.`;
+    const kept = ["keys", "values", "context"];
+    const changed = kept.filter((name) => now()[name].some((row, r) => row.some((_, c) => markOf(name, r, c) === "≠")));
+    const same = kept.filter((name) => !changed.includes(name));
+    return (
+      `${start}${listed(same)} of ${listed(words.slice(0, step - 1))} are the same as at step ${step - 1}` +
+      (changed.length ? `; their ${listed(changed)} changed.` : ".")
+    );
   }
   function table(name) {
-    const [byWord, acrossWords] = [name[0] !== "W", /scores|weights/.test(name)];
-    const head = (scope, i, isWord) => make("th", { scope }, isWord ? make("bdi", {}, words[i]) : `${i + 1}`);
-    const rows = run.tables[name];
-    return make("div", { class: "tff-scroll" }, make("table", {}, make("caption", {}, name),
-      make("tr", {}, make("td"), ...rows[0].map((_, c) => head("col", c, acrossWords))),
-      ...rows.map((row, r) => make("tr", { "data-current": byWord && r === token },
-        head("row", r, byWord), ...row.map((_, c) => make("td", {}, cell(name, r, c)))))));
+    const head = (scope, i, isWord) => make("th", { scope }, isWord ? make("bdi", {}, words[i]) : String(i + 1));
+    const rows = now()[name];
+    const top = rows[0].map((_, c) => head("col", c, isAcross(name)));
+    const lines = rows.map((row, r) =>
+      make(
+        "tr",
+        { "data-current": !isGiven(name) && r === token },
+        head("row", r, !isGiven(name)),
+        ...row.map((_, c) => make("td", {}, cell(name, r, c))),
+      ),
+    );
+    const all = make("table", {}, make("caption", {}, name), make("tr", {}, make("td"), ...top), ...lines);
+    return make("div", { class: "tff-scroll" }, all);
   }
   function cell(name, r, c) {
-    const [x, mark, called] = run.tables[name][r][c];
-    const text = x === null ? "−∞" : shown(x, name === "weights" ? 3 : 2);
-    const here = `${[name, r, c]}`;
+    const here = String([name, r, c]);
+    const sign = markOf(name, r, c);
     const show = () => point(here);
-    const button = box("button", mark, {
-      tabindex: r + c ? -1 : 0, "aria-label": `${called}: ${text}, ${MARKS[mark][1]}`,
-      onclick: show, onfocus: show, onpointermove: show,
+    const attributes = {
+      tabindex: r + c ? -1 : 0,
+      "aria-label": `${called(name, r, c, words)}: ${numberAt(name, r, c)}, ${MARKS[sign][1]}`,
+      onclick: show,
+      onfocus: show,
+      onpointermove: show,
       onkeydown(event) {
         const by = arrow(event);
-        if (by) cells.get(`${[name, r + by[0], c + by[1]]}`)?.focus();
+        if (by) cells.get(String([name, r + by[0], c + by[1]]))?.focus();
       },
-    }, make("span", {}, text));
+    };
+    const button = box("button", sign, attributes, numberAt(name, r, c));
     cells.set(here, button);
     return button;
   }
+  function numberAt(name, r, c) {
+    const x = now()[name][r][c];
+    return x === null ? "−∞" : shown(x, name === "weights" ? 3 : 2);
+  }
+  /** Say how a number was made, and mark what it was made from. */
   function point(here) {
     const [name, r, c] = here.split(",");
-    const [, , called, how] = run.tables[name][r][c];
-    const sources = [here];
-    const number = (key) => cells.get(key).firstChild.textContent;
-    const made = how.replace(/\{(.*?)\}/g, (_, key) => number(sources[sources.push(key) - 1]));
-    told.root.replaceChildren(make("bdi", {}, called), ` ${made} ${number(here)}`);
+    const used = [here];
+    const made = how(name, Number(r), Number(c), (...place) => {
+      used.push(String(place));
+      return numberAt(...place);
+    });
+    told.root.replaceChildren(make("bdi", {}, called(name, Number(r), Number(c), words)), ` ${made}`);
     for (const [key, button] of cells) {
-      const at = sources.indexOf(key);
+      const at = used.indexOf(key);
       button.setAttribute("aria-pressed", !at);
       button.classList.toggle("tff-source", at > 0);
       if (key.startsWith(name)) button.tabIndex = at ? -1 : 0; // one stop of the Tab key
     }
+  }
+  /** How a number was made, in words; `at` gives the text of another number. */
+  function how(name, r, c, at) {
+    const result = numberAt(name, r, c);
+    const [left, right] = STAGES.find(({ tables }) => tables.length > 1 && tables.at(-1) === name)?.tables ?? [];
+    if (!left) return `is given: ${result}`;
+    if (name === "masked scores")
+      return `is ${at(left, r, c)}, ${now()[name][r][c] === null ? "hidden" : "not hidden"} by the mask: ${result}`;
+    const row = now()[left][r].map((_, i) => [left, r, i]);
+    if (name === "weights")
+      return `= exp(${at(left, r, c)}) / (${row.map((place) => `exp(${at(...place)})`).join(" + ")}) ≈ ${result}`;
+    const others = row.map((_, i) => (name === "scores" ? [right, c, i] : [right, i, c]));
+    const sum = row.map((place, i) => `${at(...place)} · ${at(...others[i])}`).join(" + ");
+    if (name === "scores") return `= (${sum}) / √${row.length} ≈ ${result}`;
+    const isExact = [...row, ...others, [name, r, c]].every(([of, i, j]) => hasTwoDigits(now()[of][i][j]));
+    return `= ${sum} ${isExact ? "=" : "≈"} ${result}`;
   }
   controls.go(stage);
   choose(token, step);
   return controls.stop;
 }
 
-function box(tag, mark, attributes, text = "") {
-  return make(tag, { class: `tff-mark tff-number ${MARKS[mark][0]}`, ...attributes }, text, make("sup", {}, mark));
+const isGiven = (name) => name.startsWith("W");
+const isAcross = (name) => /scores|weights/.test(name); // its columns are words, too
+const hasTwoDigits = (x) => Math.abs(x - Math.round(100 * x) / 100) < 2e-6;
+
+/** The name of a number: "key 2 of Time". */
+function called(name, r, c, words) {
+  if (isGiven(name)) return `${name} row ${r + 1}, column ${c + 1}`;
+  const one = name.replace(/\w+$/, (last) => ONE[last] ?? last);
+  return isAcross(name) ? `${one} of ${words[r]} on ${words[c]}` : `${one} ${c + 1} of ${words[r]}`;
+}
+
+function listed(words) {
+  return words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words.at(-1)}` : words.join();
+}
+
+/** A framed number with its sign. */
+function box(tag, sign, attributes = {}, text = "") {
+  const frame = { class: `tff-mark tff-number ${MARKS[sign][0]}`, ...attributes };
+  return make(tag, frame, make("span", {}, text), make("sup", {}, sign));
 }
 
 export default figure("Attention", checked, draw);

@@ -1,7 +1,7 @@
 """Blocks and block tables: which blocks of a paged cache are taken, shared and free."""
 
 from ..tokenizer import token_label
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import table_picture
 
 
@@ -14,10 +14,10 @@ def block_shot(pages, label, sequences):
     Raises ValueError if a sequence is not there, or if it stores more tokens than were given.
     """
     blocks = [{"users": [], "tokens": []} for _ in pages.n_users]
-    tables = {}
+    tables, lengths, size = {}, {}, pages.block_size
     for name, (sequence, token_ids) in sequences.items():
         pages.check(sequence)
-        length, size = pages.lengths[sequence], pages.block_size
+        lengths[name] = length = pages.lengths[sequence]
         if len(token_ids) < length:
             raise ValueError(f"{name} stores {length} tokens, {len(token_ids)} ids were given.")
         tables[name] = pages.tables[sequence][:]
@@ -25,7 +25,8 @@ def block_shot(pages, label, sequences):
             labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]
             blocks[block]["users"].append(name)
             blocks[block]["tokens"] = max(blocks[block]["tokens"], labels, key=len)
-    return {"label": label, "size": pages.block_size, "blocks": blocks, "tables": tables}
+    found = {"label": label, "blocks": blocks, "tables": tables}
+    return found | {"size": size, "lengths": lengths}
 
 
 class BlockTables(Figure):
@@ -36,21 +37,13 @@ class BlockTables(Figure):
     Raises ValueError for none, or for shots of caches of different sizes.
     """
 
-    _esm = module_text("block_tables.js")
-
     def __init__(self, shots, **kwargs):
         if not shots:
             raise ValueError("there are 0 shots; BlockTables needs at least 1.")
         sizes = {(shot["size"], len(shot["blocks"])) for shot in shots}
         if len(sizes) > 1:
             raise ValueError(f"the shots are of caches of sizes {sorted(sizes)}; show one cache.")
-        steps, before = [], [{"users": [], "tokens": []}] * len(shots[0]["blocks"])
-        for shot in shots:
-            pairs = zip(shot["blocks"], before, strict=True)
-            blocks = [{**block, "marks": _marks(block, old)} for block, old in pairs]
-            steps.append({"label": shot["label"], "blocks": blocks, "tables": shot["tables"]})
-            before = blocks
-        super().__init__(data={"size": shots[0]["size"], "shots": steps}, **kwargs)
+        super().__init__(data={"size": shots[0]["size"], "shots": list(shots)}, **kwargs)
 
     def still(self):
         """The last state."""
@@ -59,11 +52,3 @@ class BlockTables(Figure):
             users = ", ".join(block["users"]) or "free"
             rows.append((f"block {i}: {users}", " ".join(block["tokens"])))
         return table_picture("Blocks, their users and their tokens.", 520, rows, (0, 160))
-
-
-def _marks(block, before):
-    """A letter for each token of a block: r if it lay there before, n if it was written."""
-    tokens, old = block["tokens"], before["tokens"]
-    if not set(block["users"]) & set(before["users"]):
-        old = []  # it was free in between
-    return "".join("r" if tokens[: i + 1] == old[: i + 1] else "n" for i in range(len(tokens)))

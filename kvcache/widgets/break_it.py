@@ -4,7 +4,7 @@ import torch
 
 from ..generate import eval_mode, generate
 from ..tokenizer import token_label, token_texts
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import table_picture
 
 
@@ -17,8 +17,6 @@ class BreakIt(Figure):
 
     Raises ValueError for no runs, or for a run without calls to show.
     """
-
-    _esm = module_text("break_it.js")
 
     def __init__(self, reference, runs, **kwargs):
         if not runs:

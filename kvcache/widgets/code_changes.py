@@ -2,8 +2,6 @@
 
 import difflib
 import inspect
-import itertools
-import re
 import textwrap
 
 import torch
@@ -12,35 +10,17 @@ from .. import baseline, cached
 from ..generate import next_tokens
 from ..tokenizer import token_label
 from ..trace import trace, watch
-from .figure import Figure, module_text
+from .figure import Figure
 from .kv_timeline import letters
 from .still import timelines
 
-# The name of each change, the experiment that shows what it is for, and where it is. Left out is
-# GPTModel.check_cache, which refuses what the cache cannot take.
-CHANGES = {
-    "a place to keep them": (
-        "One layer is given the whole text at each step. A place is there; nothing is stored yet.",
-        "MultiHeadAttention.__init__",
-    ),
-    "store or append": (
-        "One layer is given one token at a time. Before, each stands alone; now it finds the "
-        "others.",
-        "MultiHeadAttention.forward",
-    ),
-    "forget": (
-        "A second text begins. Before, it finds the old one's keys; after a reset, only its own.",
-        "MultiHeadAttention.reset_cache",
-    ),
-    "positions, and the way down": (
-        "The whole model is given one token at a time. Before, each believes that it is the first.",
-        "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
-    ),
-    "feed only the new token": (
-        "The loop writes a text by itself, with use_cache=False and with use_cache=True.",
-        "next_tokens",
-    ),
-}
+PLACES = (  # of each change; left out is GPTModel.check_cache, which refuses what cannot be taken
+    "MultiHeadAttention.__init__",
+    "MultiHeadAttention.forward",
+    "MultiHeadAttention.reset_cache",
+    "TransformerBlock.forward GPTModel.__init__ GPTModel.forward GPTModel.reset_kv_cache",
+    "next_tokens",
+)
 
 
 class CodeChanges(Figure):
@@ -49,8 +29,6 @@ class CodeChanges(Figure):
     plain, caching  the trained model without and with a cache
     token_ids       (1, n_tokens): a text of at least 2 tokens to run the steps on
     """
-
-    _esm = module_text("code_changes.js")
 
     def __init__(self, plain, caching, token_ids, **kwargs):
         if hasattr(plain, "reset_kv_cache") or not hasattr(caching, "reset_kv_cache"):
@@ -61,40 +39,33 @@ class CodeChanges(Figure):
         if shape[0] != 1 or shape[1] < 2:
             raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
         changes, experiments = [], _experiments(plain, caching, token_ids)
-        for title, (tokens, *both) in zip(CHANGES, experiments, strict=True):
-            (effect, places), number = CHANGES[title], len(changes) + 1
-            pieces = [{"where": at, "rows": _rows(at, number)} for at in places.split()]
-            before, after = ({"tokens": tokens, "rows": rows} for rows in both)
-            change = {"title": title, "effect": effect, "pieces": pieces}
-            changes.append(change | {"before": before, "after": after})
+        for places, experiment in zip(PLACES, experiments, strict=True):
+            pieces = [_piece(place) for place in places.split()]
+            shown = dict(zip(("tokens", "before", "after"), experiment, strict=True))
+            changes.append({"pieces": pieces} | shown)
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):
         """The timeline before and after the last change."""
-        last, panels = self.data["changes"][-1], []
-        for side in ("before", "after"):
-            rows = [marks for marks, _ in last[side]["rows"]]
-            panels.append((f"{side} the five changes", last[side]["tokens"], rows))
+        last = self.data["changes"][-1]
+        rows = {side: [marks for marks, _ in last[side]] for side in ("before", "after")}
+        panels = [(f"{side} the five changes", last["tokens"], rows[side]) for side in rows]
         return timelines("The five changes", panels)
 
 
-def _rows(place, number):
-    """Lines of the source side by side: [before or None, after or None, whether it changed].
+def _piece(place):
+    """The lines of the source before and after, and which of them belong together.
 
     `next_tokens` of generate.py works without a cache, too: there a line is of the change if it
-    has its mark. Elsewhere the two classes are compared. The marks themselves are left out.
+    has its mark. Elsewhere the two classes are compared.
     """
     if place == "next_tokens":
         after = inspect.getsource(next_tokens).splitlines()
-        before = [line for line in after if f"# CACHE {number}" not in line]
+        before = [line for line in after if "# CACHE 5" not in line]
     else:
         before, after = (_source(module, place) for module in (baseline, cached))
-    rows, mark = [], rf"  # CACHE {number}$|CACHE {number}: "
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    for kind, i, i_end, j, j_end in matcher.get_opcodes():
-        for old, new in itertools.zip_longest(before[i:i_end], after[j:j_end]):
-            rows.append([old, new and re.sub(mark, "", new), kind != "equal"])
-    return rows
+    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return {"where": place, "before": before, "after": after, "blocks": blocks}
 
 
 def _source(module, place):
@@ -115,7 +86,6 @@ def _experiments(plain, caching, token_ids):
     alone = x.split(1, dim=1)
     attention = block.att
     attention.reset_cache()
-
     yield labels, _layer_rows(old_attention, so_far), _layer_rows(attention, so_far)
 
     yield labels, _layer_rows(attention, alone), _layer_rows(attention, alone, use_cache=True)
@@ -130,7 +100,11 @@ def _experiments(plain, caching, token_ids):
     traces = trace(plain, token_ids[:, :1], n), trace(caching, token_ids[:, :1], n, use_cache=True)
     caching.reset_kv_cache()
     written = [token_label(token_id) for token_id in traces[0].token_ids[:n]]
-    yield written, *(_first_layer(each.steps) for each in traces)
+    yield written, *([_given(step[0]) for step in each.steps] for each in traces)
+
+
+def _given(at):
+    return [letters(at), f"given {len(at.new + at.recomputed)}"]
 
 
 def _layer_rows(attention, inputs, first=0, **use_cache):
@@ -160,8 +134,3 @@ def _positions(model, token_ids, counted):
                 model.current_pos = 0
             model(token, use_cache=True)
     return [["r" * (len(at.visible) - 1) + "n", f"position {at.positions[0]}"] for at in calls]
-
-
-def _first_layer(steps):
-    """The rows of a trace."""
-    return [[letters(at), f"given {len(at.new + at.recomputed)}"] for at, *_ in steps]

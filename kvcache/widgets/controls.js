@@ -2,45 +2,81 @@
 
 /**
  * Make an element. Strings become text nodes, never HTML.
- * @param {Record<string, string | number | boolean | EventListener>} attributes
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, string | number | boolean | ((event: any) => void)>} attributes
  *   `onclick` and the like become listeners, `true` an empty attribute, `false` none.
+ * @param {...(Node | string | number)} children
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") element.addEventListener(name.slice(2), (event) => guarded(element.closest(".tff"), () => value(event)));
+    if (typeof value === "function")
+      element.addEventListener(name.slice(2), (event) => guarded(element.closest(".tff"), () => value(event)));
     else if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children);
+  element.append(...children.map((child) => (child instanceof Node ? child : String(child))));
   return element;
 }
 
-/** Do some work; what goes wrong is said in the figure's place, and the page goes on. */
+/**
+ * Do some work; what goes wrong is said in the figure's place, and the page goes on.
+ * @param {Element | null} el
+ * @param {() => any} work
+ */
 function guarded(el, work) {
   try {
     return work();
   } catch (error) {
-    el?.replaceChildren(make("p", { class: "tff-error" }, `This figure cannot be drawn: ${error.message}`));
+    el?.replaceChildren(
+      make("p", { class: "tff-error" }, `This figure cannot be drawn: ${/** @type {Error} */ (error).message}`),
+    );
   }
 }
 
 /**
  * Play, step back, step forward, a slider and the speed. Steps count from 1. `onStep` draws a step, `name` says what
  * it is called, `pause` how many milliseconds it stays at speed 1; `speech` is kept quiet while steps fly past.
+ * @param {{count: number, step: number, onStep: (step: number) => void, speech: ReturnType<typeof announcer>,
+ *   name?: (at: number, of: number) => string, pause?: (at: number) => number}} settings
  */
-export function stepControls({ count, step, onStep, name = (at, of) => `step ${at} of ${of}`, pause = () => 1000, speech }) {
+export function stepControls({
+  count,
+  step,
+  onStep,
+  name = (at, of) => `step ${at} of ${of}`,
+  pause = () => 1000,
+  speech,
+}) {
   let frame = 0;
   const play = make("button", { type: "button", onclick: () => (frame ? stop() : start()) }, "Play");
   const back = make("button", { type: "button", "aria-label": "Step back", onclick: () => move(-1) }, "◀");
   const forward = make("button", { type: "button", "aria-label": "Step forward", onclick: () => move(1) }, "▶");
   const slider = make("input", {
-    type: "range", min: 1, max: count, value: step, "aria-label": "Step",
-    oninput: () => { stop(); go(Number(slider.value)); },
+    type: "range",
+    min: 1,
+    max: count,
+    value: step,
+    "aria-label": "Step",
+    oninput: () => {
+      stop();
+      go(Number(slider.value));
+    },
   });
   const place = make("output", { class: "tff-place" });
-  const speeds = [[0.25, "¼×"], [0.5, "½×"], [1, "1×"], [4, "4×"], [16, "16×"]];
-  const speed = make("select", { "aria-label": "Speed" },
-    ...speeds.map(([value, text]) => make("option", { value, selected: value === 1 }, text)));
+  const speeds = [
+    [0.25, "¼×"],
+    [0.5, "½×"],
+    [1, "1×"],
+    [4, "4×"],
+    [16, "16×"],
+  ];
+  const speed = make(
+    "select",
+    { "aria-label": "Speed" },
+    ...speeds.map(([value, text]) => make("option", { value, selected: value === 1 }, text)),
+  );
 
   function go(to) {
     step = Math.min(count, Math.max(1, to));
@@ -52,11 +88,16 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
     forward.setAttribute("aria-disabled", String(step === count));
     onStep(step);
   }
-  function move(by) { stop(); go(step + by); }
+  function move(by) {
+    stop();
+    go(step + by);
+  }
   function start() {
     if (step === count) go(1);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // then: one jump a second
-    let last = performance.now(), shown = last, owed = 0;
+    let last = performance.now(),
+      shown = last,
+      owed = 0;
     speech.quiet(pause(step) / Number(speed.value) < 1000);
     play.textContent = "Pause";
     frame = requestAnimationFrame(function tick(now) {
@@ -82,19 +123,35 @@ export function stepControls({ count, step, onStep, name = (at, of) => `step ${a
   /** Another number of steps, and another place among them. */
   function resize(toCount, toStep) {
     stop();
-    slider.max = String(count = toCount);
+    slider.max = String((count = toCount));
     go(toStep);
   }
-  const root = make("div", { class: "tff-controls", role: "group", "aria-label": "Steps" },
-    play, back, forward, slider, place, speed);
+  const root = make(
+    "div",
+    { class: "tff-controls", role: "group", "aria-label": "Steps" },
+    play,
+    back,
+    forward,
+    slider,
+    place,
+    speed,
+  );
   return { root, go, stop, resize };
 }
 
-/** A labelled choice from a list. @param {(index: number) => void} onPick */
+/**
+ * A labelled choice from a list.
+ * @param {string} label
+ * @param {string[]} options
+ * @param {(index: number) => void} onPick
+ */
 export function picker(label, options, onPick) {
-  const select = make("select", { onchange: () => onPick(select.selectedIndex) },
-    ...options.map((option) => make("option", {}, option)));
-  return make("label", { class: "tff-field" }, `${label} `, select);
+  const select = make(
+    "select",
+    { onchange: () => onPick(select.selectedIndex) },
+    ...options.map((option) => make("option", {}, option)),
+  );
+  return { root: make("label", { class: "tff-field" }, `${label} `, select), select };
 }
 
 /** A line that screen readers speak when it changes. */
@@ -113,6 +170,11 @@ export function announcer() {
 /** A box that scrolls sideways by itself, also by keyboard. */
 export function scrolling(label, ...children) {
   return make("div", { class: "tff-scroll", tabindex: 0, role: "group", "aria-label": label }, ...children);
+}
+
+/** A number of things, in words: "1 token", "2 tokens". @param {number | bigint} n @param {string} thing */
+export function counted(n, thing) {
+  return `${n.toLocaleString("en")} ${thing}${Number(n) === 1 ? "" : "s"}`;
 }
 
 /** A text in quotes, in its own direction; of a long one the end. */
@@ -145,31 +207,61 @@ export function filled(list, name) {
   return list;
 }
 
-/** The marks of the book. */
+/** The marks of the book. @type {Record<string, string>} */
 export const WORD = { n: "new", c: "recomputed", r: "reused" };
 
-/** A square with a mark; nothing for another letter. */
-export function mark(letter) {
-  return WORD[letter] ? make("span", { class: `tff-mark tff-${WORD[letter]}`, role: "img", "aria-label": WORD[letter] }) : "";
+/** @type {Record<string, string>} */
+const LOOK = { ...WORD, k: "copied", o: "later" }; // the class of each mark
+
+/** A square with a mark, with its meaning for screen readers; nothing for another letter. */
+export function mark(letter, meanings = WORD) {
+  return meanings[letter]
+    ? make("span", { class: `tff-mark tff-${LOOK[letter]}`, role: "img", "aria-label": meanings[letter] })
+    : "";
 }
 
 /** A row of a table. @param {(Node | string)[]} cells */
 export function row(head, cells, current = false) {
-  return make("tr", { "data-current": current }, make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)));
+  return make(
+    "tr",
+    { "data-current": current },
+    make("th", { scope: "row" }, head),
+    ...cells.map((cell) => make("td", {}, cell)),
+  );
 }
 
 /** A table with a column for each token. */
 export function tokenTable(caption, corner, tokens, rows) {
   const head = (token) => make("th", { scope: "col" }, make("span", {}, make("bdi", {}, token)));
-  const box = scrolling(caption, make("table", { class: tokens.length > 4 && "tff-many" }, make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))), make("tbody", {}, ...rows)));
+  const box = scrolling(
+    caption,
+    make(
+      "table",
+      { class: tokens.length > 4 && "tff-many" },
+      make("caption", {}, make("span", {}, caption)),
+      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, corner), ...tokens.map(head))),
+      make("tbody", {}, ...rows),
+    ),
+  );
   if (box.querySelector("button")) box.tabIndex = -1; // its buttons are reached already
   return box;
 }
 
+/** Scroll a box sideways, no further than needed, until a cell of its table can be seen. */
+export function reveal(box, cell) {
+  box.scrollLeft = Math.max(0, cell.offsetLeft + cell.offsetWidth + 8 - box.clientWidth);
+}
+
 /** What the marks mean. @param {Record<string, string>} meanings a text for each letter */
 export function legend(meanings) {
-  return make("ul", { class: "tff-legend" }, ...Object.entries(meanings).map(([letter, text]) => make("li", {}, mark(letter), text)));
+  return make(
+    "ul",
+    { class: "tff-legend" },
+    // Only the text is spoken: it says the same.
+    ...Object.entries(meanings).map(([letter, text]) =>
+      make("li", {}, make("span", { class: `tff-mark tff-${LOOK[letter]}` }), text),
+    ),
+  );
 }
 
 /**

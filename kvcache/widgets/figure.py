@@ -24,11 +24,16 @@ def module_text(name):
 class Figure(anywidget.AnyWidget):
     """A widget that shows `data` and needs no kernel: all interaction runs in the browser.
 
-    A subclass sets `_esm` with `module_text`, fills `data`, and draws itself once in `still`.
+    A subclass in x.py has its ES module in x.js, fills `data`, and draws itself once in `still`.
     """
 
     _css = (FOLDER / "figure.css").read_text(encoding="utf-8")
     data = traitlets.Dict().tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs):
+        if "_esm" not in vars(cls):
+            cls._esm = module_text(cls.__module__.rpartition(".")[2] + ".js")
+        super().__init_subclass__(**kwargs)
 
     def __init__(self, **kwargs):
         try:

@@ -6,8 +6,8 @@ from ..config import check_size
 from ..generate import stream
 from ..tokenizer import token_label, token_texts
 from ..trace import watch
-from .figure import Figure, module_text
-from .still import timelines
+from .figure import Figure
+from .still import table_picture
 
 
 class Generation(Figure):
@@ -21,8 +21,6 @@ class Generation(Figure):
 
     Raises ValueError for a batch, for no new token and for no candidate, and what `stream` raises.
     """
-
-    _esm = module_text("generation.js")
 
     def __init__(self, model, token_ids, max_new_tokens, use_cache=False, n_best=5, **kwargs):
         tokens = stream(model, token_ids, max_new_tokens, use_cache)
@@ -39,22 +37,19 @@ class Generation(Figure):
             best = probabilities.topk(n_best).indices.tolist()
             if chosen not in best:  # it ties with others, and came behind them
                 best[-1] = chosen
-            likely, shown = probabilities[best].tolist(), [token_label(each) for each in best]
-            found = {"best": shown, "probabilities": likely, "chosen": best.index(chosen)}
-            steps.append(read | found)
+            found = {"probabilities": probabilities[best].tolist(), "chosen": best.index(chosen)}
+            steps.append(read | found | {"best": [token_label(each) for each in best]})
             n_read = len(all_ids)
             all_ids.append(chosen)
-        labels, texts = [token_label(token_id) for token_id in all_ids], token_texts(all_ids)
-        data = {"tokens": labels, "texts": texts, "n_vocab": model.cfg.vocab_size, "steps": steps}
+        data = {"tokens": [token_label(each) for each in all_ids], "texts": token_texts(all_ids)}
+        data |= {"n_vocab": model.cfg.vocab_size, "steps": steps}
         super().__init__(data=data, **kwargs)
 
     def still(self):
-        """What the first 3 steps read, and how likely the last of them finds each next token."""
-        steps = self.data["steps"][:3]
-        marks = ["r" * step["kept"] + "c" * step["again"] + "n" * step["first"] for step in steps]
-        rows, last = [(f"Step {len(steps)} gives", "█ is 5%", "probability")], steps[-1]
-        for i, (label, likely) in enumerate(zip(last["best"], last["probabilities"], strict=True)):
-            chosen = "✓ chosen" if i == last["chosen"] else ""
-            rows.append((label[:12], "█" * round(20 * likely), f"{likely:.1%} {chosen}"))
-        panels = [("What each step reads", self.data["tokens"], marks)]
-        return timelines("Generation", panels, rows, columns=(0, 110, 350))
+        """For each step, how many tokens it reads and writes, and how likely that token was."""
+        rows = [("step", "first read", "read again", "kept", "writes", "probability")]
+        for number, step in enumerate(self.data["steps"], start=1):
+            reads = (step[name] for name in ("first", "again", "kept"))
+            writes, likely = (step[name][step["chosen"]] for name in ("best", "probabilities"))
+            rows.append((number, *reads, writes[:12], f"{100 * likely:.1f} %"))
+        return table_picture("Generation: what each step reads", 540, rows, range(0, 540, 90))

@@ -1,13 +1,12 @@
 """The K/V timeline: which keys and values each step computed, and which it reused."""
 
 import base64
-import itertools
 
 import torch
 
 from ..tokenizer import token_label, token_texts
 from ..trace import Trace
-from .figure import Figure, module_text
+from .figure import Figure
 from .still import timelines
 
 
@@ -20,8 +19,6 @@ class KVTimeline(Figure):
     Raises TypeError for what is no Trace, and ValueError for none, or for a trace without steps.
     """
 
-    _esm = module_text("kv_timeline.js")
-
     def __init__(self, *traces, **kwargs):
         if not traces:
             raise ValueError("no trace was given; KVTimeline needs at least 1.")
@@ -33,20 +30,16 @@ class KVTimeline(Figure):
             if len(trace.steps[0]) != len(traces[0].steps[0]):
                 counts = [len(each.steps[0]) for each in traces]
                 raise ValueError(f"the traces have {counts} layers; compare models of equal depth.")
-        self.traces = traces
         super().__init__(data={"panels": [_panel(trace) for trace in traces]}, **kwargs)
 
     def still(self):
         """The first layer of every panel, up to step 8, as SVG."""
-        panels = [
-            (panel["title"], panel["tokens"], [letters(step[0]) for step in trace.steps])
-            for panel, trace in zip(self.data["panels"], self.traces, strict=True)
-        ]
+        panels = [(each["title"], each["tokens"], each["marks"][0]) for each in self.data["panels"]]
         return timelines("K/V timeline", panels)
 
 
 def _panel(trace):
-    """One trace as JSON. marks[layer][step] has runs of positions, as in 3c1n: n, c or r."""
+    """One trace as JSON. marks[layer][step] has a letter for each position: n, c or r."""
     by_layer = list(zip(*trace.steps, strict=True))  # [layer][step]
     return {
         "title": "With a cache" if trace.use_cache else "Without a cache",
@@ -54,7 +47,7 @@ def _panel(trace):
         "tokens": [token_label(token_id) for token_id in trace.token_ids],
         "texts": token_texts(trace.token_ids),
         "n_prompt": trace.n_prompt,
-        "marks": [[_runs(step) for step in layer] for layer in by_layer],
+        "marks": [[letters(step) for step in layer] for layer in by_layer],
         "vectors": [[_vectors(step) for step in layer] for layer in by_layer],
         "n_heads": by_layer[0][0].keys.shape[1] if by_layer[0][0].keys is not None else 0,
     }
@@ -63,10 +56,6 @@ def _panel(trace):
 def letters(step):
     """A letter for each position of a LayerStep, in order: r(eused), c (recomputed), n(ew)."""
     return "r" * len(step.reused) + "c" * len(step.recomputed) + "n" * len(step.new)
-
-
-def _runs(step):
-    return "".join(f"{len(list(run))}{letter}" for letter, run in itertools.groupby(letters(step)))
 
 
 def _vectors(step):

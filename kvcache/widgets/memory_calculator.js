@@ -1,87 +1,189 @@
 // The memory calculator: cache beside weights, for a model and a GPU.
-import { announcer, figure, filled, make, need, picker } from "./controls.js";
+import { announcer, counted, figure, filled, make, need, picker } from "./controls.js";
+
+/**
+ * @typedef {{name: string, source?: string, bits?: number, has_scales?: boolean, context_length?: number}} Item
+ * @typedef {{name: string, bits: number, has_scales: boolean}} Format
+ * @typedef {Record<string, bigint>} Sizes by the key of their field
+ */
+
+/** What can be typed: unit is what a typed 1 stands for, list the place of the list that has it. */
+const FIELDS = [
+  { key: "n_layers", label: "Layers", least: 1, most: 1e4, unit: 1, list: 0 },
+  { key: "n_window_layers", label: "of these with a window", least: 0, most: 1e4, unit: 1, list: 0 },
+  { key: "window", label: "Window in tokens", least: 0, most: 1e9, unit: 1, list: 0 },
+  { key: "n_heads", label: "Attention heads", least: 1, most: 1e4, unit: 1, list: 0 },
+  { key: "n_kv_heads", label: "K/V heads", least: 1, most: 1e4, unit: 1, list: 0 },
+  { key: "head_dim", label: "Head size", least: 1, most: 1e5, unit: 1, list: 0 },
+  { key: "latent_dim", label: "Size of a latent (0: none)", least: 0, most: 1e5, unit: 1, list: 0 },
+  { key: "n_parameters", label: "Parameters in billions", least: 0, most: 1e6, unit: 1e9, list: 0 },
+  { key: "batch_size", label: "Texts at once", least: 1, most: 1e6, unit: 1, list: null },
+  { key: "context_length", label: "Tokens in each", least: 1, most: 1e9, unit: 1, list: null },
+  { key: "memory_bytes", label: "GPU memory in GiB", least: 0, most: 1e6, unit: 2 ** 30, list: 1 },
+];
 
 const grouped = (number) => number.toLocaleString("en");
 
-/** As in memory.py; `of` holds bigints. */
-function costs(of, cacheFormat, weightFormat) {
-  const token = 2n * of.n_layers * of.n_kv_heads * of.head_dim * BigInt(cacheFormat.bits) / 8n;
-  const weights = (of.n_parameters * BigInt(weightFormat.bits) + 7n) / 8n;
-  const longest = (of.memory_bytes - weights) / (token * of.batch_size);
-  return [token, token * of.batch_size * of.context_length, weights, longest > 0n ? longest : 0n];
+/** As in memory.py. @param {Sizes} of @param {bigint} n @param {Format} format */
+function cacheBytes(of, n, { bits, has_scales }) {
+  const [vectors, numbers] = of.latent_dim ? [1n, of.latent_dim] : [2n * of.n_kv_heads, of.head_dim];
+  const beyond = n > of.window ? n - of.window : 0n;
+  const kept = of.n_layers * n - of.n_window_layers * beyond;
+  return of.batch_size * kept * vectors * ((numbers * BigInt(bits) + 7n) / 8n + (has_scales ? 4n : 0n));
+}
+
+/** @param {Sizes} of @param {Format} format */
+function weightBytes({ n_parameters: n }, { bits, has_scales }) {
+  return (n * BigInt(bits) + 7n) / 8n + (has_scales ? 2n * ((n + 31n) / 32n) : 0n);
+}
+
+/** The most tokens that fit, as a number; Infinity where only windows are kept. @param {Sizes} of @param {Format} format */
+function longestContext(of, format, weights) {
+  const free = of.memory_bytes > weights ? of.memory_bytes - weights : 0n;
+  const n = free / cacheBytes(of, 1n, format);
+  if (!of.n_window_layers || n <= of.window) return Number(n);
+  const full = cacheBytes(of, of.window, format);
+  const each = cacheBytes(of, of.window + 1n, format) - full;
+  return each ? Number(of.window + (free - full) / each) : Infinity;
 }
 
 function size(bytes) {
-  let value = Number(bytes), unit = 0;
-  for (; value >= 999.5 && unit < 9; unit++) value /= 1000;
-  return `${+value.toPrecision(3)} ${["", ..."kMGTPEZYR"][unit]}B`;
+  let [value, unit] = [Number(bytes), 0];
+  for (; value >= 999.5 && unit < 9; unit++) value /= 1024;
+  return `${+value.toPrecision(3)} ${["", ..."KMGTPEZYR"][unit]}${unit ? "iB" : "B"}`;
 }
 
-/** A number to type; `read` gives a bigint or false. */
-function field({ key, label, most, unit }, oninput) {
+/** What a field must be, beside a whole number, given the fields before it; "" if it is. @param {Sizes} of */
+function fault(key, number, of) {
+  if (key === "n_kv_heads" && of.n_heads && of.n_heads % number)
+    return `a divisor of the ${of.n_heads} attention heads`;
+  if (key === "n_window_layers" && number > of.n_layers) return `at most the ${of.n_layers} layers`;
+  if (key === "window" && of.n_window_layers && !number) return "at least 1, as there are layers with a window";
+  return "";
+}
+
+/** A number to type; `read` gives it as a bigint, or null. @param {typeof FIELDS[number]} field */
+function makeField({ key, label, least, most, unit, list }, oninput) {
   const input = make("input", { type: "number", step: "any", value: 1, oninput });
   const wrong = make("span");
-  function read(heads) {
-    const number = Math.round(input.value * unit), whole = unit > 1 ? "" : "whole ";
-    const fine = number > 0 && input.value <= most && (!whole || number === +input.value);
-    const must = !fine ? `a ${whole}number above 0, at most ${grouped(most)}`
-      : key === "n_kv_heads" && heads && heads % BigInt(number) ? `a divisor of the ${heads} attention heads` : "";
-    input.setAttribute("aria-invalid", !!must);
-    wrong.className = must && "tff-error";
+  /** @param {Sizes} of @returns {bigint | null} */
+  function read(of) {
+    const typed = Number(input.value);
+    const number = Math.round(typed * unit);
+    const whole = unit > 1 ? "" : "whole ";
+    const fine = input.value && number >= (least || (whole ? 0 : 1)) && typed <= most && (!whole || number === typed);
+    const range = least || whole ? `of at least ${least}` : "above 0";
+    const must = fine ? fault(key, BigInt(number), of) : `a ${whole}number ${range}, at most ${grouped(most)}`;
+    input.setAttribute("aria-invalid", String(Boolean(must)));
+    wrong.className = must ? "tff-error" : "";
     wrong.textContent = must && `${label} is ${input.value || "no number"}; give ${must}.`;
-    return !must && BigInt(number);
+    return must ? null : BigInt(number);
   }
-  return { key, unit, input, read, root: make("label", { class: "tff-field" }, `${label} `, input, wrong) };
+  return { key, unit, list, input, read, root: make("label", { class: "tff-field" }, `${label} `, input, wrong) };
 }
 
-/** @param {{fields: object[], lists: {label: string, items: object[]}[]}} data */
+/** @param {{lists: {label: string, items: Item[]}[]}} data */
 function checked(data) {
-  filled(data?.fields, "fields");
-  need(data.lists?.length === 4 && data.lists.every(({ items }) => filled(items, "items")), "not 4 lists");
+  need(data?.lists?.length === 4 && data.lists.every(({ items }) => filled(items, "items")), "not 4 lists");
   return data;
 }
 
-function draw({ fields, lists }, el) {
+/** @param {{lists: {label: string, items: any[]}[]}} data @param {HTMLElement} el */
+function draw({ lists }, el) {
   const pickers = lists.map(({ label, items }) =>
-    picker(label, items.map(({ name }) => name), (at) => { fill(items[at]); update(); }));
-  const inputs = fields.map((each) => field(each, () => {
-    const own = pickers[each.list]?.control.lastChild;
-    if (own) own.selected = true;
-    update();
-  }));
-  const speech = announcer(), bars = make("div", { class: "tff-scale" }), table = make("table"), sources = make("p");
+    picker(
+      label,
+      items.map(({ name }) => name),
+      (at) => {
+        fill(items[at]);
+        update();
+      },
+    ),
+  );
+  const inputs = FIELDS.map((each) =>
+    makeField(each, () => {
+      const own = each.list === null ? null : pickers[each.list]?.select;
+      if (own) own.selectedIndex = own.length - 1; // "your own"
+      update();
+    }),
+  );
+  const speech = announcer();
+  const bars = make("div", { class: "tff-scale" });
+  const table = make("table");
+  const sources = make("p");
 
   function fill(item) {
-    for (const { key, input, unit } of inputs) if (item[key]) input.value = item[key] / unit;
+    for (const { key, input, unit } of inputs) if (key in item) input.value = String(item[key] / unit);
   }
   function update() {
-    const chosen = lists.map(({ items }, i) => items[pickers[i].control.selectedIndex]);
-    sources.replaceChildren("1 kB is 1,000 bytes. Sources:", ...chosen.flatMap(({ name, source }) =>
-      source ? [" ", make("a", { href: source, rel: "noopener" }, name)] : []));
+    const [model, gpu, cacheFormat, weightFormat] = lists.map(({ items }, i) => items[pickers[i].select.selectedIndex]);
+    const links = [model, gpu].flatMap(({ name, source }) =>
+      source ? [" ", make("a", { href: source, rel: "noopener" }, name)] : [],
+    );
+    sources.replaceChildren("1 KiB is 1,024 bytes, 1 GiB is 2³⁰. Sources:", ...links);
     const of = {};
-    for (const { key, read } of inputs) of[key] = read(of.n_heads);
-    if (Object.values(of).every(Boolean)) show(of.memory_bytes, costs(of, ...chosen.slice(2)));
-    else speech.say("See the marked field. The last good result:");
+    for (const { key, read } of inputs) of[key] = read(of);
+    if (Object.values(of).includes(null)) speech.say("See the marked field. The last good result:");
+    else show(of, cacheFormat, weightFormat, model);
   }
-  function show(gpu, [token, cache, weights, longest]) {
-    const share = Number(1000n * cache / weights) / 10, over = weights + cache - gpu, fits = over <= 0n;
-    const verdict = `${fits ? "fit into" : `are ${size(over)} too much for`} ${size(gpu)}`;
-    table.replaceChildren(...[
-      ["bytes-per-token", token, grouped(token)],
-      ["cache", cache, size(cache)],
-      ["weights", weights, size(weights)],
-      ["cache-to-weights", share, `${share} %`],
-      ["longest-context", longest, longest ? `${grouped(longest)} tokens would fit` : "the weights alone do not fit"],
-      ["together", +fits, verdict],
-    ].map(([key, value, text]) => make("tr", {}, make("th", { scope: "row" }, key.replaceAll("-", " ")),
-      make("td", { "data-output": key, "data-value": value }, text))));
-    const percent = (bytes) => `${100 * Number(bytes) / Number(fits ? gpu : gpu + over)}%`;
-    bars.replaceChildren(...[["weights", weights, 0], ["cache", cache, weights], ["GPU", gpu, 0]].flatMap(([name, bytes, start]) => [
-      `${name} ${size(bytes)}`,
-      make("div", { class: `tff-mark tff-${name}`, style: `margin-left:${percent(start)};width:${percent(bytes)}` })]));
-    speech.say(`Cache ${size(cache)} and weights ${size(weights)} ${verdict}.`);
+  /** @param {Sizes} of @param {Format} cacheFormat @param {Format} weightFormat @param {Item} model */
+  function show(of, cacheFormat, weightFormat, { name, context_length: limit = Infinity }) {
+    const token = cacheBytes({ ...of, batch_size: 1n }, 1n, cacheFormat);
+    const cache = cacheBytes(of, of.context_length, cacheFormat);
+    const weights = weightBytes(of, weightFormat);
+    const longest = longestContext(of, cacheFormat, weights);
+    const over = weights + cache - of.memory_bytes;
+    const fits = over <= 0n;
+    const gpu = size(of.memory_bytes);
+    const verdict = fits ? `fit into ${gpu}` : `are ${size(over)} too much for ${gpu}`;
+    const madeFor = `${name} is made for at most ${counted(limit, "token")}`;
+    const each = of.batch_size > 1n ? ` in each of ${grouped(of.batch_size)} texts` : "";
+    const fitting =
+      longest === Infinity
+        ? `any: each layer keeps its last ${grouped(of.window)} tokens`
+        : longest === 0
+          ? "not one token fits beside the weights"
+          : `${counted(longest, "token")}${each}`;
+    const share = Number((1000n * cache) / weights) / 10;
+    const rows = [
+      ["bytes for one token", "bytes-per-token", token, grouped(token)],
+      ["cache", "cache", cache, size(cache)],
+      ["weights", "weights", weights, size(weights)],
+      ["cache to weights", "cache-to-weights", share, `${grouped(share)} %`],
+      ["longest that fits", "longest-context", longest, fitting + (longest > limit ? `; ${madeFor}` : "")],
+      ["together", "together", Number(fits), verdict],
+    ];
+    table.replaceChildren(
+      ...rows.map(([label, key, value, text]) =>
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, String(label)),
+          make("td", { "data-output": String(key), "data-value": String(value) }, String(text)),
+        ),
+      ),
+    );
+    const percent = (bytes) => `${(100 * Number(bytes)) / Number(fits ? of.memory_bytes : of.memory_bytes + over)}%`;
+    const bar = (kind, bytes, start) => [
+      `${kind} ${size(bytes)}`,
+      make("div", {
+        class: `tff-mark tff-${kind}`,
+        style: `margin-left: ${percent(start)}; width: ${percent(bytes)}`,
+      }),
+    ];
+    bars.replaceChildren(
+      ...bar("weights", weights, 0n),
+      ...bar("cache", cache, weights),
+      ...bar("GPU", of.memory_bytes, 0n),
+    );
+    const warning = of.context_length > limit ? ` But ${madeFor}.` : "";
+    speech.say(`Cache ${size(cache)} and weights ${size(weights)} ${verdict}.${warning}`);
   }
-  el.replaceChildren(make("div", { class: "tff-controls" }, ...pickers, ...inputs.map(({ root }) => root)), speech.root, bars, table, sources);
+  const group = (parts) => make("div", { class: "tff-controls" }, ...parts.map(({ root }) => root));
+  const known = inputs.filter(({ list }) => list !== null); // the lists have them
+  const others = inputs.filter(({ list }) => list === null);
+  const details = make("details", {}, make("summary", {}, "The model's shape and the GPU's memory"), group(known));
+  el.replaceChildren(group([...pickers, ...others]), details, speech.root, bars, table, sources);
   for (const { items } of lists) fill(items[0]);
   update();
 }

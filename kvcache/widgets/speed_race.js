@@ -1,30 +1,43 @@
 // The race: two recorded generations in the times that they took, with their curves.
-import { announcer, figure, filled, make, need, quoted, stepControls } from "./controls.js";
+import { announcer, counted, figure, filled, make, need, quoted, stepControls } from "./controls.js";
 
 /** @typedef {{label: string, milliseconds: number[], texts: string[]}} Run one generation: each new token's time */
-const LOOKS = [{ name: "recomputed", dash: "6 4", line: "dashed" }, { name: "reused", dash: "none", line: "solid" }];
+const LOOKS = [
+  { name: "recomputed", dash: "6 4", line: "dashed" },
+  { name: "reused", dash: "none", line: "solid" },
+];
 
 /** @param {{n_prompt: number, runs: [Run, Run], same: boolean}} data without a cache first */
 function checked(data) {
   need(data?.runs?.length === 2, "not two runs");
   for (const { milliseconds, texts } of data.runs) {
-    need(filled(milliseconds, "times").every((t) => t >= 0), "a time below 0");
+    need(
+      filled(milliseconds, "times").every((t) => t >= 0),
+      "a time below 0",
+    );
     need(milliseconds.length === data.runs[0].milliseconds.length, "runs of different length");
     need(texts?.length === data.n_prompt + milliseconds.length, "too few texts");
   }
   return data;
 }
 
+/** @param {{n_prompt: number, runs: [Run, Run], same: boolean}} data @param {HTMLElement} el */
 function draw({ n_prompt, runs, same }, el) {
   const total = runs[0].milliseconds.length;
-  const ends = runs.map(({ milliseconds }) => { let sum = 0; return milliseconds.map((t) => (sum += t)); });
+  const ends = runs.map(({ milliseconds }) => {
+    let sum = 0;
+    return milliseconds.map((t) => (sum += t));
+  });
   // A step of the race is the moment when one of the two has written a token.
   const moments = [0, ...new Set(ends.flat().sort((a, b) => a - b))];
   const speech = announcer();
   const lanes = runs.map((run, i) => makeLane(run, LOOKS[i]));
   const chart = makeChart(runs, n_prompt);
   const controls = stepControls({
-    count: moments.length, step: moments.length, onStep: show, speech,
+    count: moments.length,
+    step: moments.length,
+    onStep: show,
+    speech,
     name: (at) => `${(moments[at - 1] / 1000).toFixed(2)} s`,
     pause: (at) => moments[at] - moments[at - 1],
   });
@@ -35,13 +48,19 @@ function draw({ n_prompt, runs, same }, el) {
     const bar = make("span", { class: `tff-${look.name}` });
     const end = make("span");
     return {
-      root: make("div", {},
-        make("div", {}, `${label}: `, count, ` of ${total} tokens`, end),
-        make("div", { class: "tff-track" }, bar)),
+      root: make(
+        "div",
+        {},
+        make("div", {}, `${label}: `, count, ` of ${counted(total, "token")}`, end),
+        make("div", { class: "tff-track" }, bar),
+      ),
       update(n, seconds) {
         count.textContent = n;
         bar.style.width = `${(100 * n) / total}%`;
-        end.replaceChildren(seconds ? `, done after ${seconds.toFixed(1)} s` : "", ...(n ? [", at ", quoted(texts[n_prompt + n - 1])] : []));
+        end.replaceChildren(
+          seconds ? `, done after ${seconds.toFixed(1)} s` : "",
+          ...(n ? [", at ", quoted(texts[n_prompt + n - 1])] : []),
+        );
       },
     };
   }
@@ -52,15 +71,19 @@ function draw({ n_prompt, runs, same }, el) {
     chart.update(written);
     const [slow, fast] = written;
     const seconds = ends.map((times) => times[total - 1] / 1000);
-    speech.say(slow === total && fast === total
-      ? `Both are done${same ? ", with the same tokens" : ""}: ${seconds.map((s, i) => `${s.toFixed(1)} s ${runs[i].label}`).join(", ")}, ${(seconds[0] / seconds[1]).toFixed(1)} times as fast.`
-      : `After ${(now / 1000).toFixed(2)} s: ${slow} tokens ${runs[0].label}, ${fast} ${runs[1].label}.`);
+    const times = seconds.map((each, i) => `${each.toFixed(1)} s ${runs[i].label}`).join(", ");
+    const ratio = (seconds[0] / seconds[1]).toFixed(1);
+    speech.say(
+      slow === total && fast === total
+        ? `Both are done${same ? ", with the same tokens" : ""}: ${times}, ${ratio} times as fast.`
+        : `After ${(now / 1000).toFixed(2)} s: ${counted(slow, "token")} ${runs[0].label}, ${fast} ${runs[1].label}.`,
+    );
   }
   controls.go(moments.length);
   return controls.stop;
 }
 
-/** The time of each token against its position. */
+/** The time of each token against its position. @param {Run[]} runs @param {number} nPrompt */
 function makeChart(runs, nPrompt) {
   const total = runs[0].milliseconds.length;
   const most = Math.max(...runs.flatMap((run) => run.milliseconds), 1e-3);
@@ -69,18 +92,36 @@ function makeChart(runs, nPrompt) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
   const curves = runs.map((run, i) => {
-    const path = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
+    const path = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
     path.style.cssText = `stroke: var(--${LOOKS[i].name}); stroke-dasharray: ${LOOKS[i].dash}`;
-    const points = run.milliseconds.map((t, x) => `${((1000 * x) / Math.max(1, total - 1)).toFixed(1)} ${(1000 - (1000 * t) / most).toFixed(1)}`);
+    const points = run.milliseconds.map(
+      (t, x) => `${((1000 * x) / Math.max(1, total - 1)).toFixed(1)} ${(1000 - (1000 * t) / most).toFixed(1)}`,
+    );
     return { path, points };
   });
   return {
-    root: make("div", { class: "tff-chart" },
-      make("p", {}, `time per token, up to ${most.toFixed(0)} ms`, make("span", {}, runs.map((run, i) => `${LOOKS[i].line}: ${run.label}`).join("; "))),
+    root: make(
+      "div",
+      { class: "tff-chart" },
+      make(
+        "p",
+        {},
+        `time per token, up to ${most.toFixed(0)} ms`,
+        make("span", {}, runs.map((run, i) => `${LOOKS[i].line}: ${run.label}`).join("; ")),
+      ),
       svg,
-      make("p", {}, make("span", {}, `token ${nPrompt + 1}`), make("span", {}, "position in the text"), make("span", {}, `token ${nPrompt + total}`))),
+      make(
+        "p",
+        {},
+        make("span", {}, `token ${nPrompt + 1}`),
+        make("span", {}, "position in the text"),
+        make("span", {}, `token ${nPrompt + total}`),
+      ),
+    ),
     update(written) {
-      curves.forEach(({ path, points }, i) => path.setAttribute("d", written[i] ? `M${points.slice(0, written[i]).join("L")}h2` : ""));
+      curves.forEach(({ path, points }, i) =>
+        path.setAttribute("d", written[i] ? `M${points.slice(0, written[i]).join("L")}h2` : ""),
+      );
     },
   };
 }

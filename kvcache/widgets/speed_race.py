@@ -2,7 +2,7 @@
 
 from ..plots import time_per_token
 from ..tokenizer import token_texts
-from .figure import Figure, module_text
+from .figure import Figure
 
 
 class SpeedRace(Figure):
@@ -13,8 +13,6 @@ class SpeedRace(Figure):
     Raises ValueError if they have not the same prompt and number of new tokens, or more than one
     sequence.
     """
-
-    _esm = module_text("speed_race.js")
 
     def __init__(self, without, cached, **kwargs):
         shapes = [tuple(timing.token_ids.shape) for timing in (without, cached)]

@@ -32,53 +32,34 @@ def text(x, y, words, **attributes):
     return f'<text x="{x}" y="{y}"{more}>{html.escape(str(words))}</text>'
 
 
-def table(rows, columns, x=0, y=0, **attributes):
-    """Rows of texts below (x, y), the first of them in bold.
-
-    columns     where each column begins, from x on
-    attributes  of every text but the first column's, such as text_anchor="end"
-    """
-    shapes = []
-    for i, row in enumerate(rows):
-        weight = "normal" if i else "bold"
-        for left, words in zip(columns, row, strict=False):
-            more = attributes if left else {}
-            shapes.append(text(x + left, y + 18 + LINE * i, words, font_weight=weight, **more))
-    return "".join(shapes)
-
-
 def table_picture(label, width, rows, columns):
-    """A picture of one table."""
-    return picture(label, width, LINE * len(rows) + 8, table(rows, columns))
+    """Rows of texts, the first of them in bold; `columns` says where each column begins."""
+    shapes = (
+        text(x, 18 + LINE * i, words, font_weight="normal" if i else "bold")
+        for i, row in enumerate(rows)
+        for x, words in zip(columns, row, strict=False)
+    )
+    return picture(label, width, LINE * len(rows) + 8, *shapes)
 
 
-def timeline(x, title, tokens, rows):
-    """Steps below each other; each of the rows has a letter for each token: n, c or r."""
-    shapes = [text(x, 14, title, font_weight="bold")]
-    for i, label in enumerate(tokens[: len(rows[-1])]):
-        place = f"translate({x + 77 + CELL * i} 100) rotate(-60)"
-        shapes.append(text(0, 0, label[:12], transform=place))
-    for step, row in enumerate(rows):
-        y = 105 + CELL * step
-        shapes.append(text(x, y + 18, f"step {step + 1}"))
-        for i, letter in enumerate(row):
-            place = f"translate({x + 60 + CELL * i} {y})"
-            shapes.append(f'<g transform="{place}">{SQUARES[letter]}</g>')
-    return "".join(shapes)
-
-
-def timelines(name, panels, rows=(), columns=()):
+def timelines(name, panels):
     """A picture of timelines side by side: the first 8 steps and 24 tokens of each.
 
-    panels         [(title, labels of the tokens, rows of letters), ...]
-    rows, columns  of a table below them
+    panels  [(title, labels of the tokens, rows of letters: n, c or r), ...]
     """
-    shapes, x, n_steps = [], 0, 0
+    shapes, x, y = [], 0, 0
     for title, tokens, steps in panels:
         steps = [step[:24] for step in steps[:8]]
-        shapes.append(timeline(x, title, tokens, steps))
+        shapes.append(text(x, 14, title, font_weight="bold"))
+        for i, label in enumerate(tokens[: len(steps[-1])]):
+            place = f"translate({x + 77 + CELL * i} 100) rotate(-60)"
+            shapes.append(text(0, 0, label[:12], transform=place))
+        for step, letters in enumerate(steps):
+            shapes.append(text(x, 123 + CELL * step, f"step {step + 1}"))
+            for i, letter in enumerate(letters):
+                place = f"translate({x + 60 + CELL * i} {105 + CELL * step})"
+                shapes.append(f'<g transform="{place}">{SQUARES[letter]}</g>')
         x += 120 + CELL * len(steps[-1])
-        n_steps = max(n_steps, len(steps))
-    y = 124 + CELL * n_steps
-    shapes += [text(0, y, LEGEND), table(rows, columns, y=y + 16)]
-    return picture(f"{name}. {LEGEND}", max(x, 480), y + 16 + LINE * len(rows), *shapes)
+        y = max(y, 124 + CELL * len(steps))
+    shapes.append(text(0, y, LEGEND))
+    return picture(f"{name}. {LEGEND}", max(x, 480), y + 16, *shapes)
