@@ -71,7 +71,7 @@ def test_code_fits_its_box_on_a_laptop(open_page, name):
 
 def test_code_that_does_not_fit_is_noticed(open_page):
     page = open_page("03-the-baseline")
-    page.locator("article .cell_input pre").first.evaluate("e => e.append('x'.repeat(90))")
+    page.locator("article .cell_input pre").first.evaluate("e => e.append('x'.repeat(120))")
     assert len(page.evaluate(TOO_WIDE, "article div.highlight pre")) == 1
 
 
