@@ -42,13 +42,9 @@ class Plot:
         with plt.rc_context({**STYLE, "svg.hashsalt": self.description}):
             self.figure.savefig(text, format="svg", transparent=True, bbox_inches="tight")
         svg = text.getvalue()
-        # Its style would hold for every picture of the page.
-        aside = "<metadata>.*?</metadata>|<style.*?</style>"
-        svg = re.sub(aside, "", svg[svg.index("<svg") :], flags=re.DOTALL)
+        svg = re.sub("<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         label = html.escape(self.description)
-        svg = svg.replace(
-            "<svg ", f'<svg role="img" stroke-linejoin="round" aria-label="{label}" ', 1
-        )
+        svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
         return f'<div style="max-width: 42em">{svg.replace(TEXT, "currentColor")}</div>'
