@@ -83,7 +83,6 @@ validate: tools/node_modules ## check the HTML of the built book (needs Node.js 
 	@java -jar tools/node_modules/vnu-jar/build/dist/vnu.jar --errors-only --skip-non-html $(HTML)
 
 links: ## print the built book's links to other sites, and what is wrong with any link
-	@$(PYTHON) tools/links.py external
 	@$(PYTHON) tools/links.py
 
 train: .venv/.book ## train the small model again

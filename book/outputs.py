@@ -46,7 +46,7 @@ def essence(entry):
 def number_widgets(doctree, script):
     """Call the widgets of a page by their order; keep the states of those that it shows.
 
-    script  the element of the page's head that holds all states
+    script  the element of the page that holds all states
     """
     states, names, shown = json.loads(script["body"])["state"], {}, {}
     for view in doctree.findall(is_view):

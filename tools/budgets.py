@@ -6,7 +6,6 @@ How fast pages are says `make lighthouse`.
 import gzip
 import json
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import links
@@ -15,18 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 CODE, WIDGET_DATA, FIRST_VIEW, FIRST_VIEW_PACKED = 25, 300, 2500, 1000  # kB
 STATE = "application/vnd.jupyter.widget-state+json"
-
-
-class States(HTMLParser):
-    """The text of the script that holds a page's widget states."""
-
-    text, inside = "", False
-
-    def handle_starttag(self, tag, attributes):
-        self.inside = ("type", STATE) in attributes
-
-    def handle_data(self, data):
-        self.text += data if self.inside else ""
 
 
 def packed(path):
@@ -43,9 +30,9 @@ def files():
 
 def widget_states(chapter):
     """What a page carries of its widgets: name -> module and state."""
-    page = States()
-    page.feed((HTML / "chapters" / f"{chapter}.html").read_text(encoding="utf-8"))
-    return json.loads(page.text)["state"] if page.text else {}
+    page = (HTML / "chapters" / f"{chapter}.html").read_text(encoding="utf-8")
+    text = page.partition(f'<script type="{STATE}">')[2].partition("</script>")[0]
+    return json.loads(text)["state"] if text else {}
 
 
 def widget_data(chapter):
@@ -56,7 +43,7 @@ def widget_data(chapter):
 
 def first_view(page):
     """Kilobytes of a page and of all that it loads: as they are, and packed."""
-    loads = [page, *{links.target(HTML, page, link) for link in links.read(page).loads}]
+    loads = [page, *{links.target(page, link) for link in links.read(page).loads}]
     return sum(path.stat().st_size for path in loads) / 1000, sum(map(packed, loads)) / 1000
 
 

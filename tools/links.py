@@ -1,9 +1,7 @@
-"""Checks the links of the built book: every internal one leads somewhere, nothing loads from afar.
+"""Prints the built book's links to other sites, and what is wrong with any link.
 
-There may be no network where this runs, so links to other sites are only checked for their form.
-
-    python tools/links.py             prints what is wrong
-    python tools/links.py external    prints the links to other sites, each once
+Every internal one must lead somewhere, and nothing may be loaded from afar. There may be no network
+where this runs, so links to other sites are only checked for their form.
 """
 
 import re
@@ -21,10 +19,10 @@ NO_REQUEST = ("canonical", "search", "next", "prev")  # relations that load noth
 class Page(HTMLParser):
     """A page's anchors, where it leads, and what it loads."""
 
-    def __init__(self, text):
+    def __init__(self, path):
         super().__init__()
-        self.anchors, self.leads, self.loads, self.has_base = set(), [], [], False
-        self.feed(text)
+        self.folder, self.anchors, self.leads, self.loads = path.parent, set(), [], []
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -33,30 +31,31 @@ class Page(HTMLParser):
         if found.get("http-equiv") == "refresh":
             addresses = [found["content"].partition("url=")[2]]
         leads = tag in ("a", "form", "meta", "use") or found.get("rel") in NO_REQUEST
-        if tag == "base":
-            self.has_base = True
+        if tag == "base":  # the book's own place
+            self.folder = HTML
         else:
             (self.leads if leads else self.loads).extend(filter(None, addresses))
 
 
-@cache
-def read(path):
-    return Page(path.read_text(encoding="utf-8"))
+read = cache(Page)
 
 
-def target(folder, path, link):
+def target(path, link):
     """The file that a link within the book leads to."""
     place = unquote(urlsplit(link).path)
-    start = folder if read(path).has_base else path.parent
-    return (start / place).resolve() if place else path
+    return (read(path).folder / place).resolve() if place else path
 
 
-def inside(folder, path, link):
-    """What is wrong with a link that stays in the book, or None."""
-    file, anchor = target(folder, path, link), unquote(urlsplit(link).fragment)
+def wrong(path, link):
+    """What is wrong with a link of a page, or None."""
+    scheme, file, anchor = urlsplit(link).scheme, target(path, link), urlsplit(link).fragment
+    if scheme and link in read(path).loads:
+        return "loads from another site" if scheme != "data" else None
+    if scheme:
+        return None if FORM.fullmatch(link) else "not a well-formed https address"
     if not file.is_file():
         return "no such file"
-    if anchor and file.suffix == ".html" and anchor not in read(file).anchors:
+    if anchor and file.suffix == ".html" and unquote(anchor) not in read(file).anchors:
         return "no such anchor"
     return None
 
@@ -64,17 +63,9 @@ def inside(folder, path, link):
 def problems(folder):
     """Yield page, link and what is wrong with it."""
     for path in sorted(folder.rglob("*.html")):
-        page = read(path)
-        for link in page.leads + page.loads:
-            kind = urlsplit(link).scheme
-            if not kind:
-                wrong = inside(folder, path, link)
-            elif link in page.loads:
-                wrong = None if kind == "data" else "loads from another site"
-            else:
-                wrong = None if FORM.fullmatch(link) else "not a well-formed https address"
-            if wrong:
-                yield path.relative_to(folder).as_posix(), link, wrong
+        for link in read(path).leads + read(path).loads:
+            if problem := wrong(path, link):
+                yield path.relative_to(folder).as_posix(), link, problem
 
 
 def external(folder):
@@ -83,16 +74,13 @@ def external(folder):
     return sorted({link for page in pages for link in page.leads if urlsplit(link).scheme})
 
 
-def main(what="problems"):
+def main():
     if not HTML.is_dir():
         sys.exit("There is no book yet: run 'make book' first.")
-    if what == "external":
-        print(*external(HTML), sep="\n")
-        return 0
     found = list(problems(HTML))
-    print(*map(": ".join, found), f"{len(found)} broken links", sep="\n")
+    print(*external(HTML), *map(": ".join, found), f"{len(found)} broken links", sep="\n")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

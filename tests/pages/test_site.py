@@ -230,6 +230,12 @@ def test_the_address_of_the_site_follows_from_the_repository():
     assert address.site("https://github.com/me/me.github.io") == "https://me.github.io/"
 
 
+def test_the_built_site_can_be_published():
+    files = [path for path in HTML.rglob("*") if not path.is_dir()]
+    assert not any(path.is_symlink() for path in files)
+    assert sum(path.stat().st_size for path in files) < 10**9
+
+
 # Words and works
 
 

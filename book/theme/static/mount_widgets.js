@@ -3,8 +3,8 @@
 // A module stands there as text; importing it from a blob: address also works from file://.
 (() => {
   "use strict";
-  if (window.tffMounted) return; // the page may include this script twice
-  window.tffMounted = true;
+  if ("tffMounted" in window) return; // the page may include this script twice
+  Object.assign(window, { tffMounted: true });
 
   const STATE = 'script[type="application/vnd.jupyter.widget-state+json"]';
   const VIEW = 'script[type="application/vnd.jupyter.widget-view+json"]';
@@ -25,7 +25,8 @@
     const entry = states[id];
     const el = document.createElement("div");
     view.after(el);
-    if (entry?.model_module !== "anywidget") { // it needs a kernel: say so in its place
+    if (entry?.model_module !== "anywidget") {
+      // it needs a kernel: say so in its place
       addStill(id, el, "tff-note");
       return;
     }
@@ -38,7 +39,7 @@
       addStill(id, el);
     } catch (error) {
       el.className = "tff-error";
-      el.textContent = `This figure cannot be shown: ${error.message}`;
+      el.textContent = `This figure cannot be shown: ${/** @type {Error} */ (error).message}`;
     }
   }
 
@@ -55,7 +56,10 @@
   const stateScript = document.querySelector(STATE);
   if (!stateScript) return;
   const { state } = JSON.parse(stateScript.textContent);
-  for (const view of document.querySelectorAll(VIEW)) {
-    mount(view, state).finally(() => { view.dataset.shown = ""; });
+  const views = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(VIEW));
+  for (const view of views) {
+    mount(view, state).finally(() => {
+      view.dataset.shown = "";
+    });
   }
 })();
