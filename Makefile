@@ -75,8 +75,9 @@ screenshots: .venv/.browser ## take a picture of every figure, light and dark, w
 previews: .venv/.browser ## take the pictures that are shown when a page is shared
 	@$(BIN)/python tools/pictures.py previews
 
-lighthouse: .venv/.browser tools/node_modules ## run Lighthouse over the built book (needs Node.js)
-	@$(BIN)/python tools/lighthouse.py
+lighthouse: .venv/.browser tools/node_modules ## run Lighthouse over the built book, as a laptop and as a phone (needs Node.js)
+	@cd tools && export CHROME_PATH="$$(../$(BIN)/python -c 'import browser; print(browser.find() or "")')" && \
+		for form in desktop mobile; do npx lhci autorun --config=lighthouse-$$form.json || exit 1; done
 
 validate: tools/node_modules ## check the HTML of the built book (needs Node.js and Java)
 	@java -jar tools/node_modules/vnu-jar/build/dist/vnu.jar --errors-only --skip-non-html $(HTML)
