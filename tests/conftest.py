@@ -6,9 +6,9 @@ in every way of reading, and every Python: `make test-all`.
 """
 
 import json
+import re
 import shutil
 import subprocess
-from urllib.parse import urlsplit
 
 import browser
 import chapters
@@ -21,6 +21,8 @@ ROOT = chapters.ROOT
 HTML = ROOT / "_build" / "html"
 NOTEBOOKS = chapters.paths()
 NAMES = [path.stem for path in NOTEBOOKS]
+BAD = ("error", "warning")
+FOREIGN = re.compile(r"https?://(?!127\.0\.0\.1[:/])")
 SMALL = GPTConfig(
     vocab_size=50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1
 )
@@ -97,18 +99,11 @@ def new_page(chromium):
         options.setdefault("viewport", {"width": width, "height": 900})
         contexts.append(chromium.new_context(color_scheme=theme, **options))
         page = contexts[-1].new_page()
-        page.complaints, page.foreign = complaints, foreign = [], []
-        page.on("pageerror", lambda problem: complaints.append(str(problem)))
-        page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
-        page.on("request", lambda asked: foreign.append(asked.url) if is_foreign(asked) else None)
+        page.complaints, page.foreign = [], []
+        page.on("pageerror", lambda problem: page.complaints.append(str(problem)))
+        page.on("console", lambda said: said.type in BAD and page.complaints.append(said.text))
+        page.on("request", lambda to: FOREIGN.match(to.url) and page.foreign.append(to.url))
         return page
-
-    def is_bad(said):
-        return said.type in ("error", "warning")
-
-    def is_foreign(asked):
-        parts = urlsplit(asked.url)
-        return parts.scheme in ("http", "https") and parts.hostname != "127.0.0.1"
 
     yield opened
     for context in contexts:
@@ -134,8 +129,8 @@ def mount(new_page, server):
 
     def mounted(*states, **options):
         page = new_page(**options)
-        answer = {"content_type": "text/html", "body": document(states)}
-        page.route("**/made.html", lambda route: route.fulfill(**answer))
+        body = document({f"w{n}": state for n, state in enumerate(states)})
+        page.route("**/made.html", lambda to: to.fulfill(content_type="text/html", body=body))
         page.goto(f"{server}/made.html", wait_until="networkidle")
         return page
 
@@ -145,14 +140,15 @@ def mount(new_page, server):
 def document(states):
     """The text of such a page. The script is there twice, as in a page of the book."""
     kind = "application/vnd.jupyter.widget"
-    entries = {f"w{i}": {"model_module": "anywidget", "state": s} for i, s in enumerate(states)}
-    view = '<p>before</p><script type="{}-view+json">{{"model_id": "{}"}}</script>'
+    entries = {name: {"model_module": "anywidget", "state": each} for name, each in states.items()}
+    view = f'<p>before</p><script type="{kind}-view+json">{{"model_id": "%s"}}</script>'
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>made</title>'
         + 2 * '<script defer src="_static/mount_widgets.js"></script>'
         + f'<script type="{kind}-state+json">'
         + json.dumps({"state": entries}).replace("<", "\\u003c")
-        + f"</script><main><h1>made</h1>{''.join(view.format(kind, name) for name in entries)}"
+        + "</script><main><h1>made</h1>"
+        + "".join(view % name for name in states)
         + "<p>after</p></main>"
     )
 

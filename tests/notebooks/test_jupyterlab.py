@@ -27,7 +27,10 @@ TEXTS = """(places) => [...document.querySelectorAll(places)].map((each) => {
   copy.querySelectorAll(others).forEach((inner) => inner.remove());
   return copy.textContent.replace(/[‘’]/g, "'").replace(/[“”]/g, '"').replace(/\\s+/g, " ").trim();
 })"""
-READ = f"(told) => told.every((text) => ({TEXTS})('.jp-MarkdownOutput *').includes(text))"
+READ = f"""(told) => {{
+  const read = ({TEXTS})(".jp-MarkdownOutput p, .jp-MarkdownOutput li");
+  return told.every((text) => read.includes(text));
+}}"""
 # Waits for the kernel and for all cells, as JupyterLab itself knows them; gives the notebook.
 RUN_ALL = """async () => {
   const { shell, commands } = window.jupyterapp;
@@ -75,7 +78,7 @@ def test_a_chapter_reads_as_its_page_and_shows_the_same_when_it_is_run(
     page = new_page(width=1400)
     page.goto(f"{lab}/lab/tree/{name}.ipynb?reset")
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
-    page.wait_for_function(READ, arg=[text for text in told if text])
+    page.wait_for_function(READ, arg=[text for text in told if text], polling=200)
 
     notebook = nbformat.from_dict(page.evaluate(RUN_ALL))
     assert outputs.differences(outputs.executed(name), notebook) == []
