@@ -68,15 +68,22 @@ def causal_mask(n_tokens):
     return torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
 
 
+def trade_mask(attention):
+    """Have checkpoints carry the mask of the public GPT, which is True where ours is False.
+
+    One that is read may leave it out: the mask follows from the sizes.
+    """
+    attention.register_state_dict_post_hook(give_mask)
+    attention.register_load_state_dict_pre_hook(keep_mask)
+
+
+def give_mask(attention, state_dict, prefix, _):
+    state_dict[prefix + "mask"] = ~attention.mask
+
+
 def keep_mask(attention, state_dict, prefix, *_):
-    """The mask follows from the sizes: a checkpoint may carry one or leave it out."""
     device = state_dict.get(prefix + "W_key.weight", attention.mask).device
     state_dict[prefix + "mask"] = causal_mask(len(attention.mask)).to(device)
-
-
-def give_mask(attention, state_dict, prefix, *_):
-    """In checkpoints of the public GPT, and so in ours, True is where a token must not look."""
-    state_dict[prefix + "mask"] = ~attention.mask
 
 
 class MultiHeadAttention(nn.Module):
@@ -94,8 +101,7 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
         self.attend = Attention(cfg.drop_rate)
         self.register_buffer("mask", causal_mask(cfg.context_length))
-        self.register_load_state_dict_pre_hook(keep_mask)
-        self.register_state_dict_post_hook(give_mask)
+        trade_mask(self)
 
     def forward(self, x):
         queries = split_heads(self.W_query(x), self.n_heads)

@@ -7,15 +7,7 @@ Search for "CACHE" to find every changed statement and new method; the number is
 import torch
 from torch import nn
 
-from .baseline import (
-    Attention,
-    FeedForward,
-    LayerNorm,
-    causal_mask,
-    give_mask,
-    keep_mask,
-    split_heads,
-)
+from .baseline import Attention, FeedForward, LayerNorm, causal_mask, split_heads, trade_mask
 from .config import need
 
 
@@ -35,8 +27,7 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
         self.attend = Attention(cfg.drop_rate)
         self.register_buffer("mask", causal_mask(cfg.context_length))
-        self.register_load_state_dict_pre_hook(keep_mask)
-        self.register_state_dict_post_hook(give_mask)
+        trade_mask(self)
         # (batch, n_heads, n_cached, head_dim), or None while the cache is empty
         self.register_buffer("cache_k", None, persistent=False)  # CACHE 1
         self.register_buffer("cache_v", None, persistent=False)  # CACHE 1

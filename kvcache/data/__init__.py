@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-SUFFIXES = {".bpe", ".json", ".safetensors", ".txt"}
+SUFFIXES = {".json", ".safetensors", ".tiktoken", ".txt"}
 
 
 def checked_path(name):

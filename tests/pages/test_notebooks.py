@@ -168,7 +168,7 @@ def test_the_wheel_holds_the_package_and_its_data(tmp_path):
     subprocess.run([*command, str(ROOT)], cwd=tmp_path, check=True)
     (wheel,) = tmp_path.glob("kvcache-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    needed = ["encoder.json", "vocab.bpe", "time_flies.safetensors", "SHA256SUMS", "NOTICE.md"]
+    needed = ["r50k_base.tiktoken", "time_flies.safetensors", "SHA256SUMS", "NOTICE.md"]
     needed = [f"data/{name}" for name in needed]
     needed += ["widgets/kv_timeline.js", "widgets/controls.js", "widgets/figure.css"]
     assert {f"kvcache/{name}" for name in needed} <= set(names)
