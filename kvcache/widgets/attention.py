@@ -89,8 +89,8 @@ def _runs(words, x, matrices, causal):
 def _tables(x, W_q, W_k, W_v, causal):  # noqa: N803
     queries, keys, values = x @ W_q, x @ W_k, x @ W_v
     scores = queries @ keys.T / keys.shape[1] ** 0.5
-    future = torch.ones_like(scores).triu(1).bool()
-    masked = scores.masked_fill(future, -torch.inf) if causal else scores
+    may_look = torch.ones_like(scores).tril().bool()
+    masked = scores.masked_fill(~may_look, -torch.inf) if causal else scores
     weights = torch.softmax(masked, dim=-1)
     made = (x, queries, keys, values, scores, masked, weights, weights @ values, W_q, W_k, W_v)
     return dict(zip(TABLES, made, strict=True))
