@@ -133,7 +133,7 @@ def test_a_cache_that_does_not_tell_which_keys_it_has_is_refused():
             return super().begin(token_ids)[0], None
 
     model = optimized.GPTModel(SMALL).eval()
-    with pytest.raises(RuntimeError, match="handed over 2 keys, and tells of 3; .*key_slots"):
+    with pytest.raises(RuntimeError, match="handed over 2 keys, and tells of 3"):
         trace(model, torch.tensor([[1, 2, 3]]), 2, cache=Forgets(SMALL))
 
 
