@@ -52,39 +52,40 @@ def stream(
     longer than the context length, and for settings that make no sense; RuntimeError if somebody
     else uses the model's cache before the stream has ended.
     """
-    cfg, kind = getattr(model, "cfg", None), type(model)
-    name = f"{kind.__module__}.{kind.__name__}"
+    cfg, name = getattr(model, "cfg", None), f"{type(model).__module__}.{type(model).__name__}"
     remedy = "pass a model of kvcache, such as cached.GPTModel"
     need(isinstance(cfg, GPTConfig), f"cannot generate with a {name}", remedy, TypeError)
-    has_own = hasattr(model, "reset_kv_cache")
-    takes_cache = "cache" in signature(model.forward).parameters
-    remedy = "use cached.GPTModel, or use_cache=False"
-    need(has_own or not use_cache, f"use_cache=True, but {name} has no cache inside", remedy)
+    has_own, takes_one = hasattr(model, "reset_kv_cache"), takes_cache(model)
+    need(has_own or not use_cache, f"{name} has no cache inside", "use cached.GPTModel")
+    n_past = 0
     if cache is not None:
-        problem = f"cache is a {type(cache).__name__}"
-        remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
-        need(hasattr(cache, "begin"), problem, remedy, TypeError)
-        need(takes_cache, f"{name} takes no cache object", "use optimized.GPTModel")
+        need(takes_one, f"{name} takes no cache object", "use optimized.GPTModel")
         check_fit(cache, model)
-    n_past = 0 if cache is None else cache.n_tokens
+        n_past = cache.n_tokens
     cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
     cfg.check_vocabulary(token_ids)
+    n_rows, n_prompt = token_ids.shape
     check_size("max_new_tokens", max_new_tokens, least=0)
-    n_prompt, room = token_ids.shape[1], cfg.context_length - n_past - token_ids.shape[1]
     problem = f"{n_past} cached + {n_prompt} prompt tokens + {max_new_tokens} new tokens exceed"
+    room = cfg.context_length - n_past - n_prompt
     remedy = f"ask for at most {room} new ones, or shorten the prompt"
     need(max_new_tokens <= room, f"{problem} the context length of {cfg.context_length}", remedy)
     if cache is not None and max_new_tokens:
-        cache.check(len(token_ids), n_prompt + max_new_tokens - 1)
+        cache.check(n_rows, n_prompt + max_new_tokens - 1)
     need(0 <= temperature < math.inf, f"temperature is {temperature}", "choose 0 (greedy) or more")
     if top_k is not None:
         check_size("top_k", top_k)
         problem = f"top_k is {top_k} with temperature {temperature}"
         remedy = f"choose 1 to {cfg.vocab_size} and a temperature above 0, or leave top_k out"
         need(temperature > 0 and top_k <= cfg.vocab_size, problem, remedy)
-    loop, way = (next_tokens_with, cache) if takes_cache else (next_tokens, use_cache)
+    loop, way = (next_tokens_with, cache) if takes_one else (next_tokens, use_cache)
     choose = partial(pick, temperature=temperature, top_k=top_k, generator=generator)
     return loop(model, token_ids, max_new_tokens, way, choose)
+
+
+def takes_cache(model):
+    """Whether a model is handed its cache."""
+    return "cache" in signature(model.forward).parameters
 
 
 @torch.no_grad()

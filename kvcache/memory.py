@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from . import data
-from .config import check_kv_heads, check_size, kv_heads
+from .config import check_kv_heads, check_size, kv_heads, need
 
 # Bits of one number. int8 and int4 without the scales that a quantised model stores beside them.
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32, "int8": 8, "int4": 4}
@@ -95,9 +95,9 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
 
     Raises ValueError for a size that cannot be.
     """
-    if not isinstance(memory_bytes, Real) or not 0 < memory_bytes < math.inf:
-        remedy = "pass a number above 0, such as 80 * 10**9"
-        raise ValueError(f"memory_bytes is {memory_bytes!r}; {remedy}.")
+    right = isinstance(memory_bytes, Real) and 0 < memory_bytes < math.inf
+    remedy = "pass a number above 0, such as 80 * 10**9"
+    need(right, f"memory_bytes is {memory_bytes!r}", remedy)
     free = int(memory_bytes) - weight_bytes(shape, weight_dtype)
     return max(0, free) // kv_cache_bytes(shape, 1, batch_size, dtype)
 
@@ -109,9 +109,8 @@ def measured_cache_bytes(model):
 
 def _bits(dtype):
     """Bits of one number: of a name in BITS, or of any other torch dtype."""
-    bits = BITS.get(str(dtype).removeprefix("torch."))
-    if bits is None and isinstance(dtype, torch.dtype):
-        bits = 8 * dtype.itemsize
-    if bits is None:
-        raise ValueError(f"dtype is {dtype!r}; pass a torch dtype or one of {', '.join(BITS)}.")
-    return bits
+    if isinstance(dtype, torch.dtype):
+        return 8 * dtype.itemsize
+    remedy = f"pass a torch dtype or one of {', '.join(BITS)}"
+    need(isinstance(dtype, str) and dtype in BITS, f"dtype is {dtype!r}", remedy)
+    return BITS[dtype]

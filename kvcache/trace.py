@@ -118,7 +118,7 @@ def watch(model, vectors=False):
         given = parameters.bind(*args, **kwargs).arguments
         n_rows, n_new = given["token_ids"].shape
         need(n_rows == 1, f"the batch size is {n_rows}", "watch one: token_ids[:1]")
-        noted.update(token_ids=given["token_ids"][0].tolist(), found=[])
+        noted.update(token_ids=given["token_ids"][0].tolist(), layers=[])
         cache = given.get("cache")
         noted["places"] = None if cache is None else cache.key_slots(n_new).tolist()
 
@@ -129,20 +129,21 @@ def watch(model, vectors=False):
         queries, keys, values, mask = inputs
         n_keys, n_new = keys.shape[2], queries.shape[2]
         places = noted["places"] or list(range(n_keys))
-        remedy = "give it a key_slots that tells of all"
         problem = f"a cache handed over {n_keys} keys, and tells of {len(places)}"
+        remedy = "give it a key_slots that tells of all"
         need(n_keys == len(places), problem, remedy, RuntimeError)
+        if not noted["layers"]:
+            everything = [True] * n_keys
+            noted["visible"] = everything if mask is None else mask.reshape(-1, n_keys)[-1].tolist()
         order = sorted(range(n_keys), key=places.__getitem__)  # that of the text
         both = [x[0].transpose(0, 1)[order] if vectors else None for x in (keys, values)]
-        places = [places[i] for i in order]
-        visible = [True] * n_keys if mask is None else mask.reshape(-1, n_keys)[-1].tolist()
-        noted["found"].append((visible, places[:-n_new], places[-n_new:], *both))
+        places = sorted(places)
+        noted["layers"].append((places[:-n_new], places[-n_new:], *both))
 
     def after(model, inputs, logits):
-        (visible, _, new, *_), *_ = noted["found"]
-        layers = [layer for _, *layer in noted["found"]]
-        positions = noted.get("positions", new)
-        calls.append(Call(noted["token_ids"], positions, visible, logits[0, -1], layers))
+        positions = noted.get("positions", noted["layers"][0][1])
+        given, visible, layers = noted["token_ids"], noted["visible"], noted["layers"]
+        calls.append(Call(given, positions, visible, logits[0, -1], layers))
 
     with ExitStack() as hooks:
         hooks.enter_context(model.register_forward_pre_hook(before, with_kwargs=True))

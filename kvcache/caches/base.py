@@ -121,16 +121,19 @@ def begin_pass(model, token_ids, cache):
 
     Returns the cache, the positions and the mask. None as a cache becomes one that keeps nothing.
     """
+    if cache is not None:
+        check_fit(cache, model)
     n_past = 0 if cache is None else cache.n_tokens
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
     if cache is None:
         cache = NoCache(model.cfg, len(token_ids))
-    check_fit(cache, model)
     return cache, *cache.begin(token_ids)
 
 
 def check_fit(cache, model):
-    """Raise ValueError for a cache that was made for a model of other sizes, dtype or device."""
+    """Refuse what is no cache, or was made for a model of other sizes, dtype or device."""
+    remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
+    need(hasattr(cache, "begin"), f"cache is a {type(cache).__name__}", remedy, TypeError)
     weight = model.tok_emb.weight
     for name, needed in made_for(model.cfg, weight.dtype, weight.device).items():
         made = cache.made_for[name]

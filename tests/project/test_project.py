@@ -20,9 +20,9 @@ from kvcache import data, palette
 
 PACKAGE = ROOT / "kvcache"
 ORDER = [
-    ["config", "data", "palette"],
-    ["baseline", "caches", "tokenizer", "told"],
-    ["cached", "optimized"],
+    ["config", "palette"],
+    ["baseline", "caches", "data", "told"],
+    ["cached", "optimized", "tokenizer"],
     ["llama"],
     ["generate", "time_flies", "memory", "hub"],
     ["trace", "timing"],
