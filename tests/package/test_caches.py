@@ -183,32 +183,6 @@ def test_quantised_numbers_keep_their_bound(seed, bits, size):
     assert (error <= scales * (0.5 + 1e-4)).all()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@settings(max_examples=30, deadline=None)
-@given(case=cases())
-def test_quantised_caches_keep_their_bound_however_the_text_is_cut(bits, case):
-    cfg, seed, batch, n_tokens, sizes = case
-    if cfg.head_dim % 2:
-        cfg = type(cfg)(**{**vars(cfg), "emb_dim": 2 * cfg.emb_dim})
-    torch.manual_seed(seed)
-    shape = (batch, cfg.n_heads, n_tokens, cfg.head_dim)
-    keys, values = torch.randn(shape), torch.randn(shape)
-    cache = QuantizedCache(cfg, n_tokens, bits, batch)
-    past = 0
-    for size in sizes:
-        token_ids = torch.zeros(batch, size, dtype=torch.long)
-        cache.begin(token_ids)
-        for layer in range(cfg.n_layers):
-            found = cache.update(
-                layer, keys[:, :, past : past + size], values[:, :, past : past + size]
-            )
-        cache.end(token_ids)
-        past += size
-    for exact, read in zip((keys, values), found, strict=True):
-        bound = exact.abs().amax(-1, keepdim=True) / (2 * {4: 7, 8: 127}[bits])
-        assert ((read - exact).abs() <= bound * (1 + 1e-4)).all()
-
-
 @pytest.mark.parametrize("cfg", [SMALL, LLAMA], ids=["gpt", "llama"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_bytes_measured_equal_bytes_computed(cfg, dtype):
@@ -236,42 +210,6 @@ def test_bytes_measured_equal_bytes_computed(cfg, dtype):
         assert cache.n_bytes == kv_cache_bytes(cfg, 20, 2, f"int{bits}") + 4 * n_scales
 
 
-def test_an_interrupted_pass_leaves_no_trace():
-    model = pair(SMALL)[1]
-    token_ids = torch.randint(50, (1, 9))
-    expected = model(token_ids)[:, -1]
-    pages = PagedCache(SMALL, 9, 2)
-    batch = pages.batch([pages.add()])
-    window = SlidingWindowCache(SMALL, 9)
-    for cache in (ConcatCache(SMALL), PreallocatedCache(SMALL, 9), window, batch):
-        model(token_ids[:, :5], cache)
-
-        def failing(layer, *new, update=cache.update):
-            return update(layer, *new) if layer == 0 else 1 / 0
-
-        with pytest.MonkeyPatch.context() as patch:  # layer 0 is stored, layer 1 fails
-            patch.setattr(cache, "update", failing)
-            with pytest.raises(ZeroDivisionError):
-                model(token_ids[:, 5:], cache)
-        assert cache.n_tokens == 5
-        torch.testing.assert_close(model(token_ids[:, 5:], cache)[:, -1], expected)
-    assert len(pages.free_blocks) == 4
-
-
-@pytest.mark.parametrize("first", [1, 4])
-@pytest.mark.parametrize("second", [1, 3])
-def test_an_interrupted_pass_does_not_harm_a_full_ring(first, second):
-    model = pair(SMALL)[1]
-    token_ids = torch.randint(50, (1, 12))
-    cache, undisturbed = SlidingWindowCache(SMALL, 3), SlidingWindowCache(SMALL, 3)
-    model(token_ids[:, :7], cache)
-    model(token_ids[:, :7], undisturbed)
-    cache.begin(token_ids[:, 7 : 7 + first])
-    cache.update(0, *torch.randn(2, 1, SMALL.n_heads, first, SMALL.head_dim))
-    found = model(token_ids[:, 7 : 7 + second], cache)
-    torch.testing.assert_close(found, model(token_ids[:, 7 : 7 + second], undisturbed))
-
-
 ALL = {
     **EXACT,
     "window": lambda cfg, n, batch, dtype: SlidingWindowCache(cfg, 5, batch),
@@ -296,10 +234,11 @@ def edits(draw):
 
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=40, deadline=None)
-@given(steps=edits(), batch=st.integers(1, 3), gpt=st.booleans(), interrupt=st.booleans())
+@given(steps=edits(), batch=st.integers(1, 3), gpt=st.booleans(), n_broken=st.integers(0, 3))
 def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
-    name, steps, batch, gpt, interrupt
+    name, steps, batch, gpt, n_broken
 ):
+    """Also if passes over n_broken tokens got only through the first layer, in between."""
     model = GPT if gpt else LLAMA_MODEL
     cache, fresh = (ALL[name](model.cfg, 24, batch, torch.float32) for _ in range(2))
     text, longest = torch.empty(batch, 0, dtype=torch.long), 0  # the most tokens that there were
@@ -309,10 +248,10 @@ def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
         found, expected = model(new, cache), model(text, copy.deepcopy(fresh))[:, -n_new:]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
         longest = max(longest, text.shape[1])
-        if interrupt and text.shape[1] < 24:  # a pass that only got through the first layer
-            cache.begin(new[:, :1])
+        if n_broken and text.shape[1] + n_broken <= 24:
+            cache.begin(text[:, :1].expand(-1, n_broken))
             n_heads = model.cfg.n_heads if gpt else model.cfg.n_kv_heads
-            cache.update(0, *torch.randn(2, batch, n_heads, 1, model.cfg.head_dim))
+            cache.update(0, *torch.randn(2, batch, n_heads, n_broken, model.cfg.head_dim))
             longest = max(longest, text.shape[1] + 1)
         n_left = text.shape[1] - n_back
         if name == "window" and n_left and max(0, n_left - 4) < longest - 5:
@@ -422,19 +361,6 @@ def test_attention_gets_no_mask_where_the_causal_order_says_it_all(name):
     fast(torch.randint(50, (2, 6)), SlidingWindowCache(SMALL, 5, 2))
     fast(torch.randint(50, (2, 2)), ConcatCache(SMALL, 2, torch.tensor([1, 0])))
     assert seen[6 :: SMALL.n_layers] == [False, False]
-
-
-def test_two_texts_with_one_model_do_not_meet():
-    plain, fast = pair(SMALL)
-    prompts = torch.randint(50, (2, 1, 4))
-    caches = [ConcatCache(SMALL), PreallocatedCache(SMALL, 24)]
-    texts = list(prompts)
-    steps = list(prompts)
-    for _ in range(8):
-        steps = [fast(s, c, last_only=True).argmax(-1) for s, c in zip(steps, caches, strict=True)]
-        texts = [torch.cat([t, s], dim=1) for t, s in zip(texts, steps, strict=True)]
-    for prompt, text in zip(prompts, texts, strict=True):
-        assert torch.equal(text, generate(plain, prompt, 8))
 
 
 def test_generation_goes_on_from_what_the_cache_holds():
@@ -640,20 +566,14 @@ def test_a_cache_of_another_dtype_or_device_is_refused():
     model.double()(token_ids, pages.batch([sequence]))
 
 
-@pytest.mark.parametrize("name", [*EXACT, "short window", "int8", "int4"])
-def test_compiled_decode_steps_give_the_same_logits_with_every_cache(name):
-    makers = {
-        **EXACT,
-        "short window": lambda cfg, n, batch, dtype: SlidingWindowCache(cfg, 5, batch),
-        "int8": lambda cfg, n, batch, dtype: QuantizedCache(cfg, n, 8, batch),
-        "int4": lambda cfg, n, batch, dtype: QuantizedCache(cfg, n, 4, batch),
-    }
+@pytest.mark.parametrize("name", ["preallocated", "paged", "window", "int4"])
+def test_compiled_decode_steps_give_the_same_logits(name):
     torch.compiler.reset()
     fast = pair(SMALL)[1]
     compiled = copy.deepcopy(fast)
-    compiled.compile(backend="aot_eager")  # all of it but the C++
+    compiled.compile(backend="eager")  # traced, and not made into C++
     token_ids = torch.randint(50, (2, 14))
-    first, second = (makers[name](SMALL, 14, 2, torch.float32) for _ in range(2))
+    first, second = (ALL[name](SMALL, 14, 2, torch.float32) for _ in range(2))
     sizes = [3, 1, 1, 1, 4, 1, 1, 1, 1]
     expected = in_chunks(fast, first, token_ids, sizes)
     found = in_chunks(compiled, second, token_ids, sizes)
@@ -665,7 +585,7 @@ def test_compiled_decode_steps_leave_out_what_only_fills_up():
     fast = pair(SMALL)[1]
     token_ids, n_pad = pad_left([torch.tensor([7, 8, 9]), [5]])
     expected = generate(fast, token_ids, 6, cache=PreallocatedCache(SMALL, 12, 2, n_pad))
-    fast.compile(backend="aot_eager")
+    fast.compile(backend="eager")
     found = generate(fast, token_ids, 6, cache=PreallocatedCache(SMALL, 12, 2, n_pad))
     assert torch.equal(found, expected)
 
