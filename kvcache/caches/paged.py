@@ -67,8 +67,8 @@ class PagedCache:
         del self.tables[sequence], self.lengths[sequence]
 
     def check(self, sequence):
-        known = f"there are {list(self.tables)}"
-        need(sequence in self.tables, f"there is no sequence {sequence!r}", known)
+        if sequence not in self.tables:  # often asked: nothing is written out before it is needed
+            raise ValueError(f"there is no sequence {sequence!r}; there are {list(self.tables)}.")
 
     def batch(self, sequences):
         """What a model takes: the cache of these sequences, one for each row."""
