@@ -41,28 +41,47 @@ def split_heads(x, n_heads):
     return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
 
 
-def attend(queries, keys, values, mask, dropout):
+class Attention(nn.Module):
     """softmax(Q K^T / sqrt(head_dim)) V for each head: Vaswani et al. 2017, equation 1.
 
     queries       (batch, n_heads, n_queries, head_dim)
     keys, values  (batch, n_heads, n_keys, head_dim)
-    mask          (n_queries, n_keys), True where a query must not look
+    mask          (n_queries, n_keys), True where a query may look
     returns       (batch, n_queries, emb_dim), the heads side by side again
     """
-    scores = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
-    scores = scores.masked_fill(mask, -torch.inf)  # (batch, n_heads, n_queries, n_keys)
-    weights = dropout(torch.softmax(scores, dim=-1))  # before dropout each row adds up to 1
-    context = weights @ values  # (batch, n_heads, n_queries, head_dim)
-    return context.transpose(1, 2).flatten(2)
+
+    def __init__(self, drop_rate):
+        super().__init__()
+        self.dropout = nn.Dropout(drop_rate)
+
+    def forward(self, queries, keys, values, mask):
+        scores = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
+        scores = scores.masked_fill(~mask, -torch.inf)  # (batch, n_heads, n_queries, n_keys)
+        # Before dropout each row adds up to 1.
+        weights = self.dropout(torch.softmax(scores, dim=-1))
+        context = weights @ values  # (batch, n_heads, n_queries, head_dim)
+        return context.transpose(1, 2).flatten(2)
 
 
 def causal_mask(n_tokens):
-    """(n_tokens, n_tokens), True at [i, j] where j comes after i: token i must not see token j."""
-    return torch.triu(torch.ones(n_tokens, n_tokens, dtype=torch.bool), diagonal=1)
+    """(n_tokens, n_tokens), True at [i, j] where token i may look at token j: j is not after i."""
+    return torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
 
 
-def keep_own_mask(attention, state_dict, prefix, *_):
-    """The mask follows from the sizes: a checkpoint may carry one or leave it out."""
+def trade_mask(attention):
+    """Have checkpoints carry the mask of the public GPT, which is True where ours is False.
+
+    One that is read may leave it out: the mask follows from the sizes.
+    """
+    attention.register_state_dict_post_hook(give_mask)
+    attention.register_load_state_dict_pre_hook(keep_mask)
+
+
+def give_mask(attention, state_dict, prefix, _):
+    state_dict[prefix + "mask"] = ~attention.mask
+
+
+def keep_mask(attention, state_dict, prefix, *_):
     device = state_dict.get(prefix + "W_key.weight", attention.mask).device
     state_dict[prefix + "mask"] = causal_mask(len(attention.mask)).to(device)
 
@@ -80,9 +99,9 @@ class MultiHeadAttention(nn.Module):
         self.W_key = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
         self.W_value = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
-        self.dropout = nn.Dropout(cfg.drop_rate)
+        self.attend = Attention(cfg.drop_rate)
         self.register_buffer("mask", causal_mask(cfg.context_length))
-        self.register_load_state_dict_pre_hook(keep_own_mask)
+        trade_mask(self)
 
     def forward(self, x):
         queries = split_heads(self.W_query(x), self.n_heads)
@@ -91,7 +110,7 @@ class MultiHeadAttention(nn.Module):
 
         n_tokens = keys.shape[2]
         mask = self.mask[:n_tokens, :n_tokens]
-        return self.out_proj(attend(queries, keys, values, mask, self.dropout))
+        return self.out_proj(self.attend(queries, keys, values, mask))
 
 
 class TransformerBlock(nn.Module):
@@ -120,7 +139,8 @@ class GPTModel(nn.Module):
     or (batch, 1, vocab_size), those of the last position, with last_only=True.
 
     Raises TypeError or ValueError for token ids that the model cannot take
-    (see GPTConfig.check_token_ids), and ValueError for use_cache=True: there is no cache here.
+    (see GPTConfig.check_token_ids), IndexError for one outside the vocabulary, and ValueError
+    for use_cache=True: there is no cache here.
     """
 
     def __init__(self, cfg):

@@ -7,7 +7,8 @@ Search for "CACHE" to find every changed statement and new method; the number is
 import torch
 from torch import nn
 
-from .baseline import FeedForward, LayerNorm, attend, causal_mask, keep_own_mask, split_heads
+from .baseline import Attention, FeedForward, LayerNorm, causal_mask, split_heads, trade_mask
+from .config import need
 
 
 class MultiHeadAttention(nn.Module):
@@ -24,9 +25,9 @@ class MultiHeadAttention(nn.Module):
         self.W_key = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
         self.W_value = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=cfg.qkv_bias)
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
-        self.dropout = nn.Dropout(cfg.drop_rate)
+        self.attend = Attention(cfg.drop_rate)
         self.register_buffer("mask", causal_mask(cfg.context_length))
-        self.register_load_state_dict_pre_hook(keep_own_mask)
+        trade_mask(self)
         # (batch, n_heads, n_cached, head_dim), or None while the cache is empty
         self.register_buffer("cache_k", None, persistent=False)  # CACHE 1
         self.register_buffer("cache_v", None, persistent=False)  # CACHE 1
@@ -45,7 +46,7 @@ class MultiHeadAttention(nn.Module):
         n_tokens = keys.shape[2]
         n_past = n_tokens - queries.shape[2]  # CACHE 2
         mask = self.mask[n_past:n_tokens, :n_tokens]  # CACHE 2
-        return self.out_proj(attend(queries, keys, values, mask, self.dropout))
+        return self.out_proj(self.attend(queries, keys, values, mask))
 
     def reset_cache(self):  # CACHE 3
         self.cache_k, self.cache_v = None, None  # CACHE 3
@@ -78,8 +79,8 @@ class GPTModel(nn.Module):
     With use_cache=True the tokens continue those of the calls before, back to reset_kv_cache().
 
     Raises TypeError or ValueError for token ids that the model cannot take
-    (see GPTConfig.check_token_ids), and ValueError for use_cache=True in training mode
-    or with a batch size or device that differs from the cache's.
+    (see GPTConfig.check_token_ids), IndexError for one outside the vocabulary, and ValueError for
+    use_cache=True in training mode or with a batch size or device that differs from the cache's.
     """
 
     def __init__(self, cfg):
@@ -101,12 +102,13 @@ class GPTModel(nn.Module):
         positions = torch.arange(start, end, device=token_ids.device)  # CACHE 4
         if use_cache:  # CACHE 4
             self.check_cache(token_ids)  # CACHE 4
-            self.current_pos = end  # CACHE 4
 
         x = self.tok_emb(token_ids) + self.pos_emb(positions)  # (batch, n_tokens, emb_dim)
         x = self.drop_emb(x)
         for block in self.trf_blocks:  # CACHE 4
             x = block(x, use_cache)  # CACHE 4
+        if use_cache:  # CACHE 4
+            self.current_pos = end  # CACHE 4
         if last_only:
             x = x[:, -1:]  # (batch, 1, emb_dim)
         return self.out_head(self.final_norm(x))
@@ -118,18 +120,11 @@ class GPTModel(nn.Module):
 
     def check_cache(self, token_ids):  # CACHE 4
         """Refuse what the cache cannot take, before any layer stores anything."""
-        if self.training:
-            raise ValueError("use_cache=True needs eval mode; call model.eval() first.")
+        need(not self.training, "the model is in training mode", "call model.eval() first")
         cached = self.trf_blocks[0].att.cache_k
-        if cached is None:
-            return
-        if cached.shape[0] != token_ids.shape[0]:
-            raise ValueError(
-                f"token_ids has batch size {token_ids.shape[0]}, the cache holds "
-                f"{cached.shape[0]}; call model.reset_kv_cache() before another batch."
-            )
-        if cached.device != token_ids.device:
-            raise ValueError(
-                f"token_ids is on {token_ids.device}, the cache on {cached.device}; "
-                "call model.reset_kv_cache() after a move."
-            )
+        if cached is not None:
+            remedy = "call model.reset_kv_cache() first"
+            problem = f"token_ids has batch size {len(token_ids)}, the cache holds {len(cached)}"
+            need(len(token_ids) == len(cached), problem, remedy)
+            problem = f"token_ids is on {token_ids.device}, the cache on {cached.device}"
+            need(token_ids.device == cached.device, problem, remedy)

@@ -6,17 +6,22 @@ from numbers import Integral
 import torch
 
 
+def need(condition, problem, remedy, error=ValueError):
+    """Raise an error that says what is wrong and what to do, unless a condition holds."""
+    if not condition:
+        raise error(f"{problem}; {remedy}.")
+
+
 def check_size(name, size, least=1):
     """Raise ValueError unless a size is a whole number of at least `least`. True is none."""
-    if not isinstance(size, Integral) or isinstance(size, bool) or size < least:
-        raise ValueError(f"{name} is {size!r}; it must be a whole number of at least {least}.")
+    whole = isinstance(size, Integral) and not isinstance(size, bool)
+    need(whole and size >= least, f"{name} is {size!r}", f"pass a whole number of at least {least}")
 
 
 def check_kv_heads(n_heads, n_kv_heads):
     """Raise ValueError unless each key and value can serve equally many query heads."""
-    if n_heads % n_kv_heads:
-        remedy = f"choose a divisor of {n_heads}"
-        raise ValueError(f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}; {remedy}.")
+    problem = f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}"
+    need(n_heads % n_kv_heads == 0, problem, f"choose a divisor of {n_heads}")
 
 
 def kv_heads(cfg):
@@ -50,11 +55,10 @@ class GPTConfig:
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
             check_size(name, getattr(self, name))
-        if not 0 <= self.drop_rate < 1:
-            raise ValueError(f"drop_rate is {self.drop_rate!r}; choose 0 <= drop_rate < 1.")
-        if self.emb_dim % self.n_heads:
-            sizes = f"emb_dim {self.emb_dim} does not divide by n_heads {self.n_heads}"
-            raise ValueError(f"{sizes}; choose emb_dim as a multiple of {self.n_heads}.")
+        rate, emb_dim, n_heads = self.drop_rate, self.emb_dim, self.n_heads
+        need(0 <= rate < 1, f"drop_rate is {rate!r}", "choose 0 <= drop_rate < 1")
+        problem = f"emb_dim {emb_dim} does not divide by n_heads {n_heads}"
+        need(emb_dim % n_heads == 0, problem, f"choose a multiple of {n_heads}")
 
     @property
     def head_dim(self):
@@ -62,37 +66,36 @@ class GPTConfig:
         return self.emb_dim // self.n_heads
 
     def check_token_ids(self, token_ids, device, n_past=0):
-        """Refuse token ids that the model cannot take, before any work.
+        """Refuse what would go wrong in a pass, before any work. Nothing is asked of the device.
 
-        token_ids  (batch, n_tokens), torch.int64 or torch.int32, each in 0 .. vocab_size - 1
+        token_ids  (batch, n_tokens), torch.int64 or torch.int32
         device     where the model's parameters are
         n_past     how many positions come before these tokens
 
-        Raises TypeError for a wrong type, ValueError for a wrong shape, place or value.
+        Raises TypeError for a wrong type, ValueError for a wrong shape or place, or a long text.
         """
-        if not isinstance(token_ids, torch.Tensor):
-            kind = type(token_ids).__name__
-            raise TypeError(f"token_ids is a {kind}; pass a tensor: torch.tensor([[id, id, ...]]).")
-        dtype, shape, where = token_ids.dtype, tuple(token_ids.shape), token_ids.device
-        if dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"token_ids has dtype {dtype}, not torch.int64; use token_ids.long().")
-        if token_ids.ndim != 2:
-            remedy = "for one sequence: token_ids.unsqueeze(0)"
-            raise ValueError(f"token_ids has shape {shape}, not (batch, n_tokens); {remedy}.")
-        if token_ids.numel() == 0:
-            raise ValueError(f"token_ids has shape {shape}: it is empty; pass at least 1 token.")
-        if where != device:
-            remedy = f'move it: token_ids.to("{device}")'
-            raise ValueError(f"token_ids is on {where}, the model on {device}; {remedy}.")
-        total = n_past + shape[1]
-        if total > self.context_length:
-            asked = f"{n_past} earlier + {shape[1]} new tokens are {total}"
-            remedy = "Shorten the text, or reset the cache."
-            raise ValueError(f"{asked}; the context length is {self.context_length}. {remedy}")
-        for token_id in (token_ids.min().item(), token_ids.max().item()):
-            if not 0 <= token_id < self.vocab_size:
-                found = f"token id {token_id} is outside the vocabulary, 0 to {self.vocab_size - 1}"
-                raise ValueError(f"{found}; use the tokenizer that belongs to this model.")
+        dtype = getattr(token_ids, "dtype", None)
+        right = isinstance(token_ids, torch.Tensor) and dtype in (torch.int64, torch.int32)
+        problem = f"token_ids is a {type(token_ids).__name__} of dtype {dtype}"
+        remedy = "pass torch.tensor([[id, id, ...]]), or token_ids.long()"
+        need(right, problem, remedy, TypeError)
+        shape, where = tuple(token_ids.shape), token_ids.device
+        remedy = "pass (batch, n_tokens), at least 1 token; for one text token_ids.unsqueeze(0)"
+        need(len(shape) == 2 and 0 not in shape, f"token_ids has shape {shape}", remedy)
+        problem = f"token_ids is on {where}, the model on {device}"
+        need(where == device, problem, f'move it: token_ids.to("{device}")')
+        total, most = n_past + shape[1], self.context_length
+        problem = f"{n_past} earlier + {shape[1]} new tokens are {total}"
+        remedy = "shorten the text, or begin with an empty cache"
+        need(total <= most, f"{problem}, and the context length is {most}", remedy)
+
+    def check_vocabulary(self, token_ids):
+        """Raise ValueError for ids outside 0 .. vocab_size - 1. Waits for the device."""
+        low, high = (end.item() for end in token_ids.aminmax())
+        wrong = low if low < 0 else high
+        problem = f"token id {wrong} is outside the vocabulary, 0 to {self.vocab_size - 1}"
+        remedy = "use the tokenizer that belongs to this model"
+        need(0 <= wrong < self.vocab_size, problem, remedy)
 
 
 # The smallest GPT-2: 124 million parameters when the output head shares the embedding's weights.

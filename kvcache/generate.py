@@ -2,13 +2,14 @@
 
 import math
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .caches import check_fit
-from .config import GPTConfig, check_size
+from .caches.base import check_fit
+from .config import GPTConfig, check_size, need
 
 
 def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
@@ -46,48 +47,49 @@ def stream(
     The model works in eval mode and without gradients, and gets its mode back after each pass.
     With use_cache=True the cache is reset first, and afterwards holds every token but the last.
 
-    Raises TypeError or ValueError, before any work, for token ids that the model cannot take,
-    for a text longer than the context length, and for settings that make no sense; RuntimeError
-    if somebody else uses the model's cache before the stream has ended.
+    All that is handed in is checked here, once; a step then asks nothing of the device. Raises
+    TypeError or ValueError, before any work, for token ids that the model cannot take, for a text
+    longer than the context length, and for settings that make no sense; RuntimeError if somebody
+    else uses the model's cache before the stream has ended.
     """
-    name = f"{type(model).__module__}.{type(model).__name__}"
-    if not isinstance(getattr(model, "cfg", None), GPTConfig):
-        raise TypeError(f"cannot generate with a {name}; pass a GPTModel of kvcache.")
-    if cache is not None and not hasattr(cache, "begin"):
-        remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
-        raise TypeError(f"cache is a {type(cache).__name__}; {remedy}.")
-    n_past, limit = 0 if cache is None else cache.n_tokens, model.cfg.context_length
-    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
-    n_prompt = token_ids.shape[1]
-    check_size("max_new_tokens", max_new_tokens, least=0)
-    if n_past + n_prompt + max_new_tokens > limit:
-        earlier, fit = f"{n_past} cached + " if n_past else "", limit - n_past - n_prompt
-        asked = f"{earlier}{n_prompt} prompt tokens + {max_new_tokens} new tokens"
-        remedy = f"ask for at most {fit} new ones, or shorten the prompt"
-        raise ValueError(f"{asked} exceed the context length of {limit}; {remedy}.")
-    if use_cache and not hasattr(model, "reset_kv_cache"):
-        remedy = "use cached.GPTModel, or use_cache=False"
-        raise ValueError(f"use_cache=True: {name} has no cache inside; {remedy}.")
-    takes_cache = "cache" in signature(model.forward).parameters
+    cfg, name = getattr(model, "cfg", None), f"{type(model).__module__}.{type(model).__name__}"
+    remedy = "pass a model of kvcache, such as cached.GPTModel"
+    need(isinstance(cfg, GPTConfig), f"cannot generate with a {name}", remedy, TypeError)
+    has_own, takes_one = hasattr(model, "reset_kv_cache"), takes_cache(model)
+    need(has_own or not use_cache, f"{name} has no cache inside", "use cached.GPTModel")
+    n_past = 0
     if cache is not None:
-        if not takes_cache:
-            raise ValueError(f"{name} takes no cache object; use optimized.GPTModel.")
+        need(takes_one, f"{name} takes no cache object", "use optimized.GPTModel")
         check_fit(cache, model)
-        if max_new_tokens:
-            cache.check(token_ids.shape[0], n_prompt + max_new_tokens - 1)
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature is {temperature}; choose 0 (greedy) or more.")
+        n_past = cache.n_tokens
+    cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    cfg.check_vocabulary(token_ids)
+    n_rows, n_prompt = token_ids.shape
+    check_size("max_new_tokens", max_new_tokens, least=0)
+    problem = f"{n_past} cached + {n_prompt} prompt tokens + {max_new_tokens} new tokens exceed"
+    room = cfg.context_length - n_past - n_prompt
+    remedy = f"ask for at most {room} new ones, or shorten the prompt"
+    need(max_new_tokens <= room, f"{problem} the context length of {cfg.context_length}", remedy)
+    if cache is not None and max_new_tokens:
+        cache.check(n_rows, n_prompt + max_new_tokens - 1)
+    need(0 <= temperature < math.inf, f"temperature is {temperature}", "choose 0 (greedy) or more")
     if top_k is not None:
         check_size("top_k", top_k)
-        if temperature == 0 or top_k > model.cfg.vocab_size:
-            remedy = f"1 to {model.cfg.vocab_size} and a temperature above 0, or leave top_k out"
-            raise ValueError(f"top_k is {top_k} with temperature {temperature}; choose {remedy}.")
-    loop, way = (next_tokens_with, cache) if takes_cache else (next_tokens, use_cache)
-    return loop(model, token_ids, max_new_tokens, way, temperature, top_k, generator)
+        problem = f"top_k is {top_k} with temperature {temperature}"
+        remedy = f"choose 1 to {cfg.vocab_size} and a temperature above 0, or leave top_k out"
+        need(temperature > 0 and top_k <= cfg.vocab_size, problem, remedy)
+    loop, way = (next_tokens_with, cache) if takes_one else (next_tokens, use_cache)
+    choose = partial(pick, temperature=temperature, top_k=top_k, generator=generator)
+    return loop(model, token_ids, max_new_tokens, way, choose)
+
+
+def takes_cache(model):
+    """Whether a model is handed its cache."""
+    return "cache" in signature(model.forward).parameters
 
 
 @torch.no_grad()
-def next_tokens_with(model, token_ids, max_new_tokens, cache, temperature, top_k, generator):
+def next_tokens_with(model, token_ids, max_new_tokens, cache, choose):
     """The loop for a model that is handed its cache: nothing to reset."""
     step_input = token_ids  # the whole prompt
     n_stored = 0 if cache is None else cache.n_tokens
@@ -96,13 +98,13 @@ def next_tokens_with(model, token_ids, max_new_tokens, cache, temperature, top_k
             raise RuntimeError("another call used this cache; finish one stream first.")
         n_stored += step_input.shape[1]
         logits = model(step_input, cache, last_only=True)  # (batch, 1, vocab_size)
-        next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
+        next_token = choose(logits[:, -1])  # (batch, 1)
         yield next_token
         step_input = torch.cat([step_input, next_token], dim=1) if cache is None else next_token
 
 
 @torch.no_grad()
-def next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k, generator):
+def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
     if use_cache:  # CACHE 5
         model.reset_kv_cache()  # CACHE 5
     own_cache = None  # CACHE 5: to notice others who use it
@@ -114,7 +116,7 @@ def next_tokens(model, token_ids, max_new_tokens, use_cache, temperature, top_k,
             logits = model(step_input, use_cache, last_only=True)  # (batch, 1, vocab_size)
         if use_cache:  # CACHE 5
             own_cache = model.trf_blocks[0].att.cache_k  # CACHE 5
-        next_token = pick(logits[:, -1], temperature, top_k, generator)  # (batch, 1)
+        next_token = choose(logits[:, -1])  # (batch, 1)
         yield next_token
         token_ids = torch.cat([token_ids, next_token], dim=1)
         step_input = token_ids  # without a cache: the whole text again
@@ -138,8 +140,8 @@ def pick(logits, temperature=0.0, top_k=None, generator=None):
 def eval_mode(model):
     """Eval mode for one pass; every module gets back the mode that it had."""
     training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
@@ -155,9 +157,9 @@ def pad_left(prompts):
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
     """
     prompts = [torch.as_tensor(prompt) for prompt in prompts]
-    if not prompts or any(prompt.ndim != 1 or len(prompt) == 0 for prompt in prompts):
-        shapes = [tuple(prompt.shape) for prompt in prompts]
-        raise ValueError(f"the prompts have shapes {shapes}; pass tensors (n_tokens,), not empty.")
+    shapes = [tuple(prompt.shape) for prompt in prompts]
+    right = bool(shapes) and all(len(shape) == 1 and shape[0] for shape in shapes)
+    need(right, f"the prompts have shapes {shapes}", "pass tensors (n_tokens,), not empty")
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     token_ids = pad_sequence(prompts, batch_first=True, padding_side="left")
     return token_ids, lengths.max() - lengths

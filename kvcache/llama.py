@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .baseline import split_heads
-from .caches import begin_pass
-from .config import GPTConfig, check_kv_heads, check_size
+from .caches.base import begin_pass
+from .config import GPTConfig, check_kv_heads, check_size, need
+from .optimized import FusedAttention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,12 @@ class LlamaConfig(GPTConfig):
         check_size("n_kv_heads", self.n_kv_heads)
         check_size("hidden_dim", self.hidden_dim)
         check_kv_heads(self.n_heads, self.n_kv_heads)
-        for name in ("rope_base", "norm_eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose a number above 0.")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need pairs: even.")
+        for name, value in (("rope_base", self.rope_base), ("norm_eps", self.norm_eps)):
+            need(0 < value < math.inf, f"{name} is {value!r}", "choose a number above 0")
+        even = self.head_dim % 2 == 0
+        need(
+            even, f"head_dim is {self.head_dim}", "rotary positions turn pairs: choose an even one"
+        )
 
 
 class RMSNorm(nn.Module):
@@ -86,14 +88,14 @@ class GroupedQueryAttention(nn.Module):
         self.W_key = nn.Linear(cfg.emb_dim, kv_dim, bias=False)
         self.W_value = nn.Linear(cfg.emb_dim, kv_dim, bias=False)
         self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
+        self.attend = FusedAttention()
 
     def forward(self, x, turn, layer, cache, mask):
         queries = rotate(split_heads(self.W_query(x), self.n_heads), *turn)
         keys = rotate(split_heads(self.W_key(x), self.n_kv_heads), *turn)
         values = split_heads(self.W_value(x), self.n_kv_heads)
         keys, values = cache.update(layer, keys, values)  # (batch, n_kv_heads, n_keys, head_dim)
-        context = F.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=True)
-        return self.out_proj(context.transpose(1, 2).flatten(2))
+        return self.out_proj(self.attend(queries, keys, values, mask))
 
 
 class FeedForward(nn.Module):
@@ -125,7 +127,7 @@ class TransformerBlock(nn.Module):
 class LlamaModel(nn.Module):
     """Token ids in, a score for every possible next token out; see optimized.GPTModel.
 
-    The output head is the embedding's table, as in SmolLM2.
+    The output head is the embedding's table, as in SmolLM2. With a cache no gradients are kept.
     """
 
     def __init__(self, cfg):
@@ -135,14 +137,14 @@ class LlamaModel(nn.Module):
         self.trf_blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
         self.final_norm = RMSNorm(cfg)
 
-    @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
-        cache, positions, mask = begin_pass(self, token_ids, cache)
-        x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
-        turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
-        for layer, block in enumerate(self.trf_blocks):
-            x = block(x, turn, layer, cache, mask)
-        cache.end(token_ids)
-        if last_only:
-            x = x[:, -1:]  # (batch, 1, emb_dim)
-        return F.linear(self.final_norm(x), self.tok_emb.weight)
+        with torch.set_grad_enabled(cache is None and torch.is_grad_enabled()):
+            cache, positions, mask = begin_pass(self, token_ids, cache)
+            x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
+            turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
+            for layer, block in enumerate(self.trf_blocks):
+                x = block(x, turn, layer, cache, mask)
+            cache.end(token_ids)
+            if last_only:
+                x = x[:, -1:]  # (batch, 1, emb_dim)
+            return F.linear(self.final_norm(x), self.tok_emb.weight)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from . import data
-from .config import check_kv_heads, check_size, kv_heads
+from .config import check_kv_heads, check_size, kv_heads, need
 
 # Bits of one number. int8 and int4 need scales beside them: 4 bytes for each vector of a cache, as
 # in QuantizedCache, and 2 bytes for every 32 weights, as llama.cpp stores them.
@@ -118,9 +118,9 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
 
     Raises ValueError for a size that cannot be.
     """
-    if not isinstance(memory_bytes, Real) or not 0 < memory_bytes < math.inf:
-        remedy = "pass a number above 0, such as 80 * 2**30"
-        raise ValueError(f"memory_bytes is {memory_bytes!r}; {remedy}.")
+    right = isinstance(memory_bytes, Real) and 0 < memory_bytes < math.inf
+    remedy = "pass a number above 0, such as 80 * 2**30"
+    need(right, f"memory_bytes is {memory_bytes!r}", remedy)
     free = max(0, int(memory_bytes) - weight_bytes(shape, weight_dtype))
     n_tokens = free // kv_cache_bytes(shape, 1, batch_size, dtype)
     if not shape.n_window_layers or n_tokens <= shape.window:
@@ -144,6 +144,6 @@ def _bits(dtype):
     bits = BITS.get(_name(dtype))
     if bits is None and isinstance(dtype, torch.dtype):
         bits = 8 * dtype.itemsize
-    if bits is None:
-        raise ValueError(f"dtype is {dtype!r}; pass a torch dtype or one of {', '.join(BITS)}.")
+    remedy = f"pass a torch dtype or one of {', '.join(BITS)}"
+    need(bits is not None, f"dtype is {dtype!r}", remedy)
     return bits

@@ -10,7 +10,29 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .caches import begin_pass
+from .caches.base import begin_pass
+
+
+class FusedAttention(nn.Module):
+    """What Attention computes, the fastest way, and with few keys for many queries.
+
+    queries       (batch, n_heads, n_queries, head_dim)
+    keys, values  (batch, n_kv_heads, n_keys, head_dim)
+    mask          (1 or batch, 1, n_queries, n_keys), True where a query may look; None says it for
+                  the causal order, and leaves PyTorch free to choose its fastest kernel
+    returns       (batch, n_queries, emb_dim), the heads side by side again
+    """
+
+    def forward(self, queries, keys, values, mask):
+        if torch.compiler.is_compiling():  # one query: sums, which fuse with what is around them
+            scores = (keys * queries * queries.shape[-1] ** -0.5).sum(-1, keepdim=True)
+            if mask is not None:
+                scores = scores.masked_fill(~mask.mT, -torch.inf)
+            context = (scores.softmax(2) * values).sum(2, keepdim=True)
+        else:
+            options = {"is_causal": mask is None and queries.shape[2] > 1, "enable_gqa": True}
+            context = F.scaled_dot_product_attention(queries, keys, values, mask, **options)
+        return context.transpose(1, 2).flatten(2)
 
 
 class GPTModel(nn.Module):
@@ -28,26 +50,18 @@ class GPTModel(nn.Module):
         super().__init__()
         self.cfg, self.compiled = cfg, None
         d = cfg.emb_dim
-        shapes = {
-            "norm1_scale": (d,),
-            "norm1_shift": (d,),
-            "norm2_scale": (d,),
-            "norm2_shift": (d,),
-            "W_qkv": (d, 3 * d),  # queries, keys and values side by side
-            "b_qkv": (3 * d,),
-            "W_out": (d, d),
-            "b_out": (d,),
-            "W_up": (d, 4 * d),
-            "b_up": (4 * d,),
-            "W_down": (4 * d, d),
-            "b_down": (d,),
-        }
         self.tok_emb = nn.Embedding(cfg.vocab_size, d)
         self.pos_emb = nn.Embedding(cfg.context_length, d)
-        self.blocks = nn.ModuleList()
-        for _ in range(cfg.n_layers):
-            weights = {name: torch.empty(shape).normal_(std=0.02) for name, shape in shapes.items()}
-            self.blocks.append(nn.ParameterDict(weights))
+        self.attend = FusedAttention()
+        # The first gives queries, keys and values side by side.
+        shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
+        self.blocks = nn.ModuleList(nn.ParameterDict() for _ in range(cfg.n_layers))
+        for block in self.blocks:
+            for name, shape in shapes.items():
+                block[f"W_{name}"] = torch.empty(shape).normal_(std=0.02)
+                block[f"b_{name}"] = torch.zeros(shape[1])
+            for norm in ("norm1", "norm2"):
+                block[f"{norm}_scale"], block[f"{norm}_shift"] = torch.ones(d), torch.zeros(d)
         self.final_norm = nn.LayerNorm(d)
         self.W_head = nn.Parameter(torch.empty(d, cfg.vocab_size).normal_(std=0.02))
         self.register_load_state_dict_pre_hook(from_baseline)
@@ -84,8 +98,7 @@ class GPTModel(nn.Module):
             qkv = torch.addmm(w["b_qkv"], h, w["W_qkv"])  # (batch * n_tokens, 3 * emb_dim)
             queries, keys, values = qkv.view(heads).permute(2, 0, 3, 1, 4).unbind()
             keys, values = cache.update(layer, keys, values)  # (batch, n_heads, n_keys, head_dim)
-            context = attend(queries, keys, values, mask)
-            context = context.transpose(1, 2).reshape(x.shape)
+            context = self.attend(queries, keys, values, mask).view(x.shape)
             x = (x + w["b_out"]).addmm_(context, w["W_out"])
 
             h = torch.layer_norm(x, emb_dim, w["norm2_scale"], w["norm2_shift"])
@@ -95,17 +108,6 @@ class GPTModel(nn.Module):
         if last_only:
             x = x[:, -1:]  # (batch, 1, emb_dim)
         return self.final_norm(x) @ self.W_head
-
-
-def attend(queries, keys, values, mask):
-    """(batch, n_heads, n_queries, head_dim) -> the same shape, and the fastest way there."""
-    if not torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    # One query, compiled: sums of products, which fuse with what is around them.
-    scores = (keys * queries * queries.shape[-1] ** -0.5).sum(-1, keepdim=True)
-    if mask is not None:
-        scores = scores.masked_fill(~mask.mT, -torch.inf)
-    return (scores.softmax(2) * values).sum(2, keepdim=True)  # scores (batch, n_heads, n_keys, 1)
 
 
 # Where the baseline has the weights of a block. Its linear layers keep them as (out, in).

@@ -57,40 +57,26 @@ class Timing:
 
 
 def time_generation(
-    model,
-    token_ids,
-    max_new_tokens,
-    use_cache=False,
-    label="",
-    repeats=3,
-    warmup=3,
-    make_cache=lambda: None,
+    model, token_ids, max_new_tokens, use_cache=False, label="", repeats=3, warmup=3
 ):
-    """Time each token of `stream(model, token_ids, max_new_tokens, use_cache, make_cache())`.
+    """Time each token of `stream(model, token_ids, max_new_tokens, use_cache)`.
 
-    repeats     how often the whole generation is timed, at least 1
-    warmup      tokens generated before, untimed: the first passes set up memory and threads
-    make_cache  called for each generation: a new cache for a model that is handed one
+    repeats  how often the whole generation is timed, at least 1
+    warmup   tokens generated before, untimed: the first passes set up memory and threads
     """
     check_size("max_new_tokens", max_new_tokens)
     check_size("repeats", repeats)
-    generate(model, token_ids, min(warmup, max_new_tokens), use_cache, cache=make_cache())
-    seconds = torch.zeros(repeats, max_new_tokens, dtype=torch.float64)
-    with tqdm(total=seconds.numel(), desc=label, unit="token", leave=False) as progress:
-        for repeat in seconds:
-            new_tokens = []
+    generate(model, token_ids, min(warmup, max_new_tokens), use_cache)
+    bar, ends = {"desc": label, "total": max_new_tokens, "unit": "token", "leave": False}, []
+    for _ in range(repeats):
+        synchronize(token_ids.device)
+        ends.append([time.perf_counter()])
+        new_tokens = []
+        for token in tqdm(stream(model, token_ids, max_new_tokens, use_cache), **bar):
             synchronize(token_ids.device)
-            start = time.perf_counter()
-            cache = make_cache()
-            if getattr(cache, "n_tokens", 0):
-                found = f"make_cache returned a cache that holds {cache.n_tokens} tokens"
-                raise ValueError(f"{found}; return a new one each time.")
-            for i, token in enumerate(stream(model, token_ids, max_new_tokens, use_cache, cache)):
-                synchronize(token_ids.device)
-                repeat[i] = time.perf_counter() - start
-                new_tokens.append(token)
-                progress.update()
-                start = time.perf_counter()
+            ends[-1].append(time.perf_counter())
+            new_tokens.append(token)
+    seconds = torch.tensor(ends, dtype=torch.float64).diff(dim=1)
     return Timing(label, token_ids.shape[1], seconds, torch.cat([token_ids, *new_tokens], dim=1))
 
 
@@ -98,14 +84,3 @@ def synchronize(device):
     """Wait until an accelerator has done its work; a CPU has done it already."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
-
-
-def median_seconds(work, device, repeats=7):
-    """The median time of calling `work()` on a device, after one call that is not timed."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        synchronize(torch.device(device))
-        times.append(time.perf_counter() - start)
-    return torch.tensor(times[1:]).median().item()

@@ -1,33 +1,28 @@
-"""Text to token ids and back: the GPT-2 encoding of tiktoken, from packaged files, offline."""
+"""Text to token ids and back: the GPT-2 encoding of tiktoken, from a packaged file, offline."""
 
 import codecs
-import os
-import threading
 import unicodedata
+from base64 import b64decode
 from functools import cache
-from unittest import mock
 
 import tiktoken
-from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from . import data
-
-LOCK = threading.Lock()
 
 
 @cache
 def load_tokenizer():
     """tiktoken's "gpt2" encoding (50,257 tokens), without network.
 
-    Raises FileNotFoundError or ValueError if a packaged file is missing or damaged.
+    Raises FileNotFoundError or ValueError if the packaged file is missing or damaged.
     """
-    vocab_bpe, encoder_json = (data.checked_path("vocab.bpe"), data.checked_path("encoder.json"))
-    # An empty TIKTOKEN_CACHE_DIR keeps tiktoken from copying the files to the reader's own cache.
-    with LOCK, mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):
-        ranks = data_gym_to_mergeable_bpe_ranks(str(vocab_bpe), str(encoder_json))
+    # Each line is one token: its bytes in base64, and its rank, which is its id.
+    lines = data.checked_path("r50k_base.tiktoken").read_bytes().splitlines()
+    ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
+    special = {"<|endoftext|>": len(ranks)}
     return tiktoken.Encoding(
-        "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256}
+        "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special
     )
 
 

@@ -1,12 +1,13 @@
-"""What a generation really computed, observed in the running model by hooks."""
+"""What a model really computed, observed by hooks: `watch` its calls, or `trace` a generation."""
 
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from unittest import mock
+from inspect import signature
 
 import torch
 
+from .config import need
 from .generate import stream
 
 KINDS = ("new", "recomputed", "reused")
@@ -50,101 +51,105 @@ class Trace:
         ]
 
 
-def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False):
+def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False, cache=None):
     """Generate greedily and record, for each step and layer, which keys and values were computed.
 
     token_ids  (1, n_tokens): the prompt
     vectors    also keep the keys and values themselves
+    cache      an empty one, for a model that is handed its cache
 
     Raises TypeError for a model that is not one of the book's, and what `stream` raises.
     """
-    try:
-        layers = [block.att for block in model.trf_blocks]
-        projections = [linear for layer in layers for linear in (layer.W_key, layer.W_value)]
-    except (AttributeError, TypeError):
-        raise TypeError(
-            f"trace cannot look into a {type(model).__name__}: it needs a model with "
-            "trf_blocks[i].att.W_key and .W_value, such as baseline.GPTModel or cached.GPTModel."
-        ) from None
-    tokens = stream(model, token_ids, max_new_tokens, use_cache)
-    if token_ids.shape[0] != 1:
-        raise ValueError(f"the batch size is {token_ids.shape[0]}; trace one: token_ids[:1].")
-
-    outputs = defaultdict(list)  # what each projection computed since the last step
-    all_ids, steps, seen = token_ids[0].tolist(), [], [set() for _ in layers]
-    with ExitStack() as hooks:
-        for linear in projections:
-            note = linear.register_forward_hook(lambda linear, _, o: outputs[linear].append(o))
-            hooks.enter_context(note)
-        for next_token in tokens:
-            all_ids.append(next_token.item())
-            pairs = zip(layers, seen, strict=True)
-            steps.append([_observe(*pair, outputs, use_cache, vectors) for pair in pairs])
-            outputs.clear()
-    return Trace(all_ids, token_ids.shape[1], use_cache, steps)
-
-
-def _observe(attention, seen, outputs, use_cache, vectors):
-    computed = [outputs[linear] for linear in (attention.W_key, attention.W_value)]
-    if any(len(calls) != 1 for calls in computed) or (use_cache and attention.cache_k is None):
-        found = f"one step computed keys and values {max(map(len, computed))} times"
-        remedy = "call W_key and W_value once, uncompiled, and store what it is to reuse"
-        raise RuntimeError(f"{found}; to trace it, each layer must {remedy}.")
-    keys, values = (calls[0].unflatten(-1, (attention.n_heads, -1)) for calls in computed)
-    n_computed = keys.shape[1]  # keys, values: (1, n_computed, n_heads, head_dim)
-    if use_cache:
-        keys, values = attention.cache_k.transpose(1, 2), attention.cache_v.transpose(1, 2)
-    n_reused = keys.shape[1] - n_computed
-    positions = range(n_reused, keys.shape[1])
-    new = [position for position in positions if position not in seen]
-    recomputed = [position for position in positions if position in seen]
-    seen.update(positions)
-    kept = (keys[0].clone(), values[0].clone()) if vectors else ()
-    return LayerStep(new, recomputed, list(range(n_reused)), *kept)
+    tokens = stream(model, token_ids, max_new_tokens, use_cache, cache)
+    need(len(token_ids) == 1, f"the batch size is {len(token_ids)}", "trace one: token_ids[:1]")
+    n_past = 0 if cache is None else cache.n_tokens
+    need(n_past == 0, f"the cache holds {n_past} tokens", "hand in an empty one")
+    with watch(model, vectors) as calls:
+        all_ids = token_ids[0].tolist() + [token.item() for token in tokens]
+    steps, seen = [], defaultdict(set)  # seen: what a layer computed in earlier steps
+    for call in calls:
+        steps.append([])
+        for layer, (reused, computed, *kept) in enumerate(call.layers):
+            new = [position for position in computed if position not in seen[layer]]
+            again = [position for position in computed if position in seen[layer]]
+            seen[layer].update(computed)
+            steps[-1].append(LayerStep(new, again, reused, *kept))
+    return Trace(all_ids, token_ids.shape[1], use_cache or cache is not None, steps)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a model, right or wrong, as it was observed in its first layer.
+    """One call of a model, right or wrong, as it was observed.
 
     token_ids  what the model was given
-    positions  the position that it took each of them for
-    visible    for each key, cached ones first: whether the last of these tokens may look at it
+    positions  the position that it took each of them for; if it has no table of positions, the
+               place of each in the text
+    visible    for each key of the first layer, cached ones first: whether the last of these tokens
+               may look at it
     logits     (vocab_size,), those of the last position
+    layers     of each layer: the places of the keys that came from a cache, those of the keys that
+               were computed, and all keys and values (n_keys, n_heads, head_dim) if asked for
     """
 
     token_ids: list[int]
     positions: list[int]
     visible: list[bool]
     logits: torch.Tensor
+    layers: list[tuple]
 
 
 @contextmanager
-def watch(model):
+def watch(model, vectors=False):
     """Record the calls of a model with a batch of one, also of a broken one.
 
     with watch(model) as calls: ... afterwards `calls` is a list of Call.
 
-    Raises ValueError, at the call, for a larger batch.
+    A layer computes the keys of the tokens that the model is given, and asks as many queries. What
+    else its `attend` finds comes from a cache.
+
+    Raises TypeError for a model without such a module, ValueError, at the call, for a larger batch.
     """
-    calls, seen = [], {}
+    calls, noted, parameters = [], {}, signature(model.forward)
+    attends = [part for name, part in model.named_modules() if name.split(".")[-1] == "attend"]
+    problem = f"watch cannot look into a {type(model).__name__}"
+    need(attends, problem, "pass a model of kvcache, such as cached.GPTModel", TypeError)
 
-    def note_input(embedding, inputs, output):
-        if len(inputs[0]) != 1:
-            raise ValueError(f"the batch size is {len(inputs[0])}; watch one: token_ids[:1].")
-        seen["token_ids"] = inputs[0][0]
+    def before(model, args, kwargs):
+        given = parameters.bind(*args, **kwargs).arguments
+        n_rows, n_new = given["token_ids"].shape
+        need(n_rows == 1, f"the batch size is {n_rows}", "watch one: token_ids[:1]")
+        noted.update(token_ids=given["token_ids"][0].tolist(), layers=[])
+        cache = given.get("cache")
+        noted["places"] = None if cache is None else cache.key_slots(n_new).tolist()
 
-    def note_call(model, inputs, logits):
-        scores = softmax.call_args_list[-len(model.trf_blocks)].args[0]  # in the first layer
-        softmax.reset_mock()
-        visible = scores[0, 0, -1].isfinite().tolist()
-        token_ids, positions = seen["token_ids"].tolist(), seen["positions"].tolist()
-        calls.append(Call(token_ids, positions, visible, logits[0, -1]))
+    def note_positions(table, inputs, output):
+        noted["positions"] = inputs[0].flatten().tolist()
 
-    with (
-        mock.patch.object(torch, "softmax", wraps=torch.softmax) as softmax,
-        model.tok_emb.register_forward_hook(note_input),
-        model.pos_emb.register_forward_hook(lambda _, i, o: seen.update(positions=i[0])),
-        model.register_forward_hook(note_call),
-    ):
+    def note_attention(attend, inputs, output):
+        queries, keys, values, mask = inputs
+        n_keys, n_new = keys.shape[2], queries.shape[2]
+        places = noted["places"] or list(range(n_keys))
+        problem = f"a cache handed over {n_keys} keys, and tells of {len(places)}"
+        remedy = "give it a key_slots that tells of all"
+        need(n_keys == len(places), problem, remedy, RuntimeError)
+        if not noted["layers"]:
+            everything = [True] * n_keys
+            noted["visible"] = everything if mask is None else mask.reshape(-1, n_keys)[-1].tolist()
+        order = sorted(range(n_keys), key=places.__getitem__)  # that of the text
+        both = [x[0].transpose(0, 1)[order] if vectors else None for x in (keys, values)]
+        places = sorted(places)
+        noted["layers"].append((places[:-n_new], places[-n_new:], *both))
+
+    def after(model, inputs, logits):
+        positions = noted.get("positions", noted["layers"][0][1])
+        given, visible, layers = noted["token_ids"], noted["visible"], noted["layers"]
+        calls.append(Call(given, positions, visible, logits[0, -1], layers))
+
+    with ExitStack() as hooks:
+        hooks.enter_context(model.register_forward_pre_hook(before, with_kwargs=True))
+        for attend in attends:
+            hooks.enter_context(attend.register_forward_hook(note_attention))
+        if hasattr(model, "pos_emb"):
+            hooks.enter_context(model.pos_emb.register_forward_hook(note_positions))
+        hooks.enter_context(model.register_forward_hook(after))
         yield calls

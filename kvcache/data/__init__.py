@@ -3,8 +3,10 @@
 import hashlib
 from pathlib import Path
 
+from ..config import need
+
 FOLDER = Path(__file__).resolve().parent
-SUFFIXES = {".bpe", ".json", ".safetensors", ".txt"}
+SUFFIXES = {".json", ".safetensors", ".tiktoken", ".txt"}
 
 
 def checked_path(name):
@@ -12,14 +14,12 @@ def checked_path(name):
 
     Raises FileNotFoundError for a missing file, ValueError for a damaged one.
     """
-    remedy = "install kvcache again (pip install --force-reinstall --no-deps ...)."
+    remedy = "install kvcache again (pip install --force-reinstall --no-deps ...)"
     for path in (FOLDER / "SHA256SUMS", FOLDER / name):
-        if not path.is_file():
-            raise FileNotFoundError(f"the data file {path} is missing; {remedy}")
+        need(path.is_file(), f"the data file {path} is missing", remedy, FileNotFoundError)
     expected, actual = hashes().get(name), sha256(path)
-    if actual != expected:
-        hashed = f"its SHA-256 is {actual}, not {expected}"
-        raise ValueError(f"the data file {path} is damaged: {hashed}; {remedy}")
+    problem = f"the data file {path} is damaged: its SHA-256 is {actual}, not {expected}"
+    need(actual == expected, problem, remedy)
     return path
 
 

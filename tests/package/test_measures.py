@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvcache import GPT2_124M, generate, plots
 from kvcache.memory import kv_cache_bytes, measured_cache_bytes
-from kvcache.timing import median_seconds, time_generation
+from kvcache.timing import time_generation
 from kvcache.told import tell
 
 
@@ -51,12 +51,6 @@ def test_one_token_has_no_time_per_output_token():
     plain, _ = twins()
     timing = time_generation(plain, torch.tensor([[1]]), 1, repeats=1)
     assert math.isnan(timing.time_per_output_token)
-
-
-def test_median_seconds_leaves_out_the_first_call():
-    calls = []
-    assert median_seconds(lambda: calls.append(1), "cpu", repeats=3) >= 0
-    assert len(calls) == 4
 
 
 @pytest.fixture

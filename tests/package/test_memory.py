@@ -50,14 +50,12 @@ def test_every_shape_and_gpu_names_its_source():
         assert entry.source.startswith("https://")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "n_bytes"), [("float32", 256), ("float16", 128), ("int8", 64), ("int4", 32)]
-)
-def test_number_formats(dtype, n_bytes):
-    assert kv_cache_bytes(TINY, 1, dtype=dtype) == n_bytes
-    assert kv_cache_bytes(TINY, 5, 3, dtype) == 15 * n_bytes
-    if hasattr(torch, dtype):
-        assert kv_cache_bytes(TINY, 1, dtype=getattr(torch, dtype)) == n_bytes
+def test_number_formats():
+    for dtype, n_bytes in {"float32": 256, "float16": 128, "int8": 64, "int4": 32}.items():
+        assert kv_cache_bytes(TINY, 1, dtype=dtype) == n_bytes
+        assert kv_cache_bytes(TINY, 5, 3, dtype) == 15 * n_bytes
+        if hasattr(torch, dtype):
+            assert kv_cache_bytes(TINY, 1, dtype=getattr(torch, dtype)) == n_bytes
 
 
 def test_weights():
@@ -90,24 +88,18 @@ def test_the_edges_of_the_longest_context():
     assert longest_context(SHAPES["Llama 3.1 8B"], 24e9) == 60_573
 
 
-@pytest.mark.parametrize("memory", [0, -1, float("nan"), float("inf"), "24", None, 1j])
-def test_memory_that_cannot_be(memory):
-    with pytest.raises(ValueError, match=r"memory_bytes is .*above 0.*80 \* 10\*\*9"):
-        longest_context(TINY, memory)
-
-
-@pytest.mark.parametrize("batch", [0, -1, 1.5, "1", True, None])
-def test_batch_sizes_that_cannot_be(batch):
-    with pytest.raises(ValueError, match=f"batch_size is {batch!r}; .*at least 1"):
-        longest_context(TINY, 10**9, batch)
-
-
-@pytest.mark.parametrize("dtype", ["int5", "", None, 16, ["int8"]])
-def test_formats_that_cannot_be(dtype):
-    with pytest.raises(ValueError, match=r"dtype is .*bfloat16, float16"):
-        kv_cache_bytes(TINY, 1, dtype=dtype)
-    with pytest.raises(ValueError, match="dtype is"):
-        longest_context(TINY, 10**9, weight_dtype=dtype)
+def test_sizes_and_formats_that_cannot_be():
+    for memory in (0, -1, float("nan"), float("inf"), "24", None, 1j):
+        with pytest.raises(ValueError, match=r"memory_bytes is .*above 0.*80 \* 10\*\*9"):
+            longest_context(TINY, memory)
+    for batch in (0, -1, 1.5, "1", True, None):
+        with pytest.raises(ValueError, match=f"batch_size is {batch!r}; .*at least 1"):
+            longest_context(TINY, 10**9, batch)
+    for dtype in ("int5", "", None, 16, ["int8"]):
+        with pytest.raises(ValueError, match=r"dtype is .*bfloat16, float16"):
+            kv_cache_bytes(TINY, 1, dtype=dtype)
+        with pytest.raises(ValueError, match="dtype is"):
+            longest_context(TINY, 10**9, weight_dtype=dtype)
 
 
 def test_shapes_that_cannot_be():
@@ -133,10 +125,10 @@ def test_the_widget_carries_everything_as_json():
         assert all(value <= each["most"] * each["unit"] for value in listed)
 
 
-@pytest.mark.parametrize("arguments", [{"shapes": []}, {"gpus": ()}])
-def test_a_widget_needs_something_to_choose_from(arguments):
-    with pytest.raises(ValueError, match="at least 1 of each"):
-        MemoryCalculator(**arguments)
+def test_a_widget_needs_something_to_choose_from():
+    for arguments in ({"shapes": []}, {"gpus": ()}):
+        with pytest.raises(ValueError, match="at least 1 of each"):
+            MemoryCalculator(**arguments)
 
 
 def test_the_still_is_a_table_of_the_models():
@@ -146,18 +138,7 @@ def test_the_still_is_a_table_of_the_models():
         assert f">{words}</text>" in still
 
 
-@pytest.mark.parametrize(
-    ("n_bytes", "words"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (131_072, "131 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1 MB"),
-        (17_179_869_184, "17.2 GB"),
-        (8 * 10**28, "80 RB"),
-    ],
-)
-def test_sizes_in_words(n_bytes, words):
-    assert size_text(n_bytes) == words
+def test_sizes_in_words():
+    sizes = {0: "0 B", 999: "999 B", 1000: "1 kB", 131_072: "131 kB", 999_499: "999 kB"}
+    sizes |= {999_500: "1 MB", 17_179_869_184: "17.2 GB", 8 * 10**28: "80 RB"}
+    assert {n_bytes: size_text(n_bytes) for n_bytes in sizes} == sizes

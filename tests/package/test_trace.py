@@ -6,7 +6,14 @@ import pytest
 import torch
 from conftest import SMALL, twins
 
-from kvcache import cached, time_flies, trace
+from kvcache import llama, optimized, time_flies, trace
+from kvcache.caches import (
+    ConcatCache,
+    PagedCache,
+    PreallocatedCache,
+    QuantizedCache,
+    SlidingWindowCache,
+)
 from kvcache.trace import watch
 
 TIME = 0
@@ -63,17 +70,71 @@ def test_reused_vectors_are_equal_bit_for_bit(trained, encode):
             assert torch.equal(a.values, b.values[: len(a.values)])
 
 
-def test_a_model_that_computes_more_than_it_should_is_seen_through():
-    class ComputesTwice(cached.MultiHeadAttention):
-        def forward(self, x, use_cache=False):
-            self.W_key(x)  # computed, and thrown away
-            return super().forward(x, use_cache)
+GPT_CACHES = {
+    "no cache": lambda: None,
+    "concat": lambda: ConcatCache(SMALL),
+    "preallocated": lambda: PreallocatedCache(SMALL, 24),
+    "int8": lambda: QuantizedCache(SMALL, 24),
+    "paged": lambda: (pages := PagedCache(SMALL, 8, 4)).batch([pages.add()]),
+}
 
-    _, caching = twins()
-    for block in caching.trf_blocks:
-        block.att.__class__ = ComputesTwice
-    with pytest.raises(RuntimeError, match="2 times"):
-        trace(caching, torch.tensor([[1]]), 2, use_cache=True)
+
+@pytest.mark.parametrize("name", GPT_CACHES)
+def test_a_model_that_is_handed_its_cache_is_traced_as_the_one_that_has_it_inside(name):
+    plain, caching = twins()
+    fast = optimized.GPTModel(SMALL).eval()
+    fast.load_state_dict(plain.state_dict())
+    prompt, cache = torch.tensor([[1, 2, 3]]), GPT_CACHES[name]()
+    found = trace(fast, prompt, 4, vectors=True, cache=cache)
+    inside = (plain, False) if cache is None else (caching, True)
+    expected = trace(inside[0], prompt, 4, inside[1], vectors=True)
+    assert found.use_cache == expected.use_cache
+    assert found.counts() == expected.counts()
+    tolerance = 0.05 if name == "int8" else 1e-5
+    for ours, theirs in zip(found.steps, expected.steps, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one.new, one.recomputed, one.reused) == (
+                other.new,
+                other.recomputed,
+                other.reused,
+            )
+            torch.testing.assert_close(one.keys, other.keys, atol=tolerance, rtol=0)
+            torch.testing.assert_close(one.values, other.values, atol=tolerance, rtol=0)
+
+
+def test_a_llama_is_traced_and_a_window_shows_what_it_has_let_go():
+    cfg = llama.LlamaConfig(
+        vocab_size=50,
+        context_length=24,
+        emb_dim=24,
+        n_heads=6,
+        n_layers=2,
+        n_kv_heads=2,
+        hidden_dim=40,
+    )
+    model, prompt = llama.LlamaModel(cfg).eval(), torch.tensor([[1, 2, 3, 4, 5]])
+    cache = SlidingWindowCache(cfg, 4)
+    observed = trace(model, prompt, 4, vectors=True, cache=cache)
+    assert [step[1].new for step in observed.steps] == [[0, 1, 2, 3, 4], [5], [6], [7]]
+    assert [step[1].reused for step in observed.steps] == [[], [2, 3, 4], [3, 4, 5], [4, 5, 6]]
+    assert observed.steps[-1][0].keys.shape == (4, 2, 4)
+    for before, after in itertools.pairwise(observed.steps[1:]):
+        assert torch.equal(before[0].keys[1:], after[0].keys[:-1])
+    without = trace(model, prompt, 3)
+    assert without.steps[1][0].recomputed == [0, 1, 2, 3, 4]
+
+
+def test_a_cache_that_does_not_tell_which_keys_it_has_is_refused():
+    class Forgets(ConcatCache):
+        def update(self, layer, keys, values):
+            return [each[:, :, -2:] for each in super().update(layer, keys, values)]
+
+        def begin(self, token_ids):
+            return super().begin(token_ids)[0], None
+
+    model = optimized.GPTModel(SMALL).eval()
+    with pytest.raises(RuntimeError, match="handed over 2 keys, and tells of 3"):
+        trace(model, torch.tensor([[1, 2, 3]]), 2, cache=Forgets(SMALL))
 
 
 def test_no_hooks_stay_behind():
@@ -81,7 +142,8 @@ def test_no_hooks_stay_behind():
     trace(plain, torch.tensor([[1]]), 2)
     with pytest.raises(TypeError):
         trace(plain, [[1]], 2)
-    assert not any(block.att.W_key._forward_hooks for block in plain.trf_blocks)
+    hooked = [m for m in plain.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert not hooked
 
 
 def test_the_same_tokens_as_generate(trained, encode):
@@ -107,8 +169,8 @@ def test_watch_sees_what_each_call_was_given_and_what_it_may_see():
 def test_watch_sees_a_mask_that_hides():
     _, caching = twins()
     for block in caching.trf_blocks:
-        block.att.mask[:] = True
-        block.att.mask[:, 0] = False
+        block.att.mask[:] = False
+        block.att.mask[:, 0] = True
     with torch.no_grad(), watch(caching) as calls:
         caching(torch.tensor([[5, 6, 7]]), use_cache=True)
     assert calls[0].visible == [True, False, False]

@@ -1,0 +1,156 @@
+"""What all caches share.
+
+In each pass the model asks the cache where the new tokens stand and whom they may look at, hands
+it the keys and values of each layer, gets back all that attention is to see, and says when it is
+done:
+
+    positions, mask = cache.begin(token_ids)
+    keys, values = cache.update(layer, keys, values)  # in every layer
+    cache.end(token_ids)
+
+Until `end` nothing counts as stored: after a pass that was interrupted, the next one begins where
+that one did. Memory that was taken for it, blocks or longer tensors, may stay taken until then.
+`crop` takes tokens back that do count.
+
+Shapes: keys and values (batch, n_kv_heads, n_tokens, head_dim).
+"""
+
+import torch
+
+from ..config import check_size, kv_heads, need
+
+
+class Cache:
+    """What all caches for a fixed batch share: the count of tokens, the positions, the mask.
+
+    batch_size  sequences in the batch
+    n_pad       (batch_size,): how many tokens at the left of each row only fill it up; or None
+
+    `n_tokens` counts the tokens stored in each row, with those that fill it up. What `update` gets
+    it stores as the tokens from number `n_tokens` on, in place of any that are there already.
+    """
+
+    max_tokens = window = None  # a limit that ends the text; how far back a token sees
+
+    def __init__(self, cfg, batch_size=1, n_pad=None, dtype=None, device=None):
+        check_size("batch_size", batch_size)
+        if n_pad is not None:
+            whole = getattr(n_pad, "dtype", None) in (torch.int64, torch.int32)
+            right = whole and n_pad.shape == (batch_size,) and n_pad.min() >= 0
+            remedy = f"pass a tensor of {batch_size} whole numbers, 0 or more: see pad_left"
+            need(right, f"n_pad is {n_pad!r}", remedy)
+        self.batch_size, self.n_pad, self.n_tokens = batch_size, n_pad, 0
+        self.made_for = made_for(cfg, dtype, device)
+
+    def check(self, n_rows, n_new):
+        """Raise ValueError if n_new more tokens for n_rows sequences cannot be stored."""
+        problem = f"token_ids has batch size {n_rows}, the cache {self.batch_size}"
+        need(n_rows == self.batch_size, problem, "make a cache for each batch")
+        if self.max_tokens is not None:
+            problem = f"the cache holds {self.n_tokens} tokens; {n_new} more exceed its max_tokens"
+            fits = self.n_tokens + n_new <= self.max_tokens
+            need(fits, f"{problem} of {self.max_tokens}", "make a larger one")
+
+    def begin(self, token_ids):
+        """Where the new tokens stand, and which keys each of them may look at.
+
+        token_ids  (batch, n_new)
+        positions  (1 or batch, n_new)
+        mask       (1 or batch, 1, n_new, n_keys), True where a query may look. None says it for
+                   the causal order: each token looks at itself and at all that is before it.
+        """
+        n_rows, n_new = token_ids.shape
+        self.check(n_rows, n_new)
+        n_past, device = self.n_tokens, token_ids.device
+        slots = torch.arange(n_past, n_past + n_new, device=device)
+        # A chunk needs no mask at the beginning, and a single token needs none anywhere.
+        plain = n_new == 1 or (n_past == 0 and n_new <= (self.window or n_new))
+        if self.n_pad is None and plain:
+            return slots[None], None
+        keys, queries = self.key_slots(n_new, device), slots[:, None]
+        visible = (keys <= queries)[None]  # (1, n_new, n_keys)
+        if self.window is not None:
+            visible = visible & (keys > queries - self.window)
+        if self.n_pad is None:
+            return slots[None], visible[:, None]
+        self.n_pad = self.n_pad.to(device)
+        n_pad = self.n_pad[:, None]  # (batch, 1)
+        # A token that only fills up sees itself, for attention needs something to see.
+        visible = visible & (keys >= n_pad[..., None]) | (keys == queries)
+        return (slots - n_pad).clamp(min=0), visible[:, None]
+
+    def key_slots(self, n_new, device="cpu"):
+        """(n_keys,): the place in the text of each key that `update` is going to return."""
+        return torch.arange(self.n_tokens + n_new, device=device)
+
+    def end(self, token_ids):
+        """All layers have stored these tokens."""
+        self.n_tokens += token_ids.shape[1]
+
+    def crop(self, n_tokens):
+        """Take tokens back: the first n_tokens of each row stay, as if no more had been fed.
+
+        Raises ValueError for more than the cache holds, or if it has let go of what it would need.
+        """
+        check_crop(n_tokens, self.n_tokens)
+        self.n_tokens = n_tokens
+
+    @property
+    def n_bytes(self):
+        """Bytes of all tensors that the cache holds now."""
+        return sum(tensor.nbytes for tensor in [*self.keys, *self.values] if tensor is not None)
+
+
+class NoCache(Cache):
+    """Keeps nothing: attention sees the keys and values of one pass, and then they are gone."""
+
+    keys = values = ()
+
+    def update(self, layer, keys, values):
+        return keys, values
+
+
+def check_crop(n_tokens, n_stored):
+    """Raise ValueError unless n_tokens is a number of tokens that a cache can be cropped to."""
+    check_size("n_tokens", n_tokens, least=0)
+    need(n_tokens <= n_stored, f"n_tokens is {n_tokens}, the cache holds {n_stored}", "keep fewer")
+
+
+def begin_pass(model, token_ids, cache):
+    """What a model does first: check what it was given, then ask the cache.
+
+    Returns the cache, the positions and the mask. None as a cache becomes one that keeps nothing.
+    """
+    if cache is not None:
+        check_fit(cache, model)
+    n_past = 0 if cache is None else cache.n_tokens
+    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    if cache is None:
+        cache = NoCache(model.cfg, len(token_ids))
+    return cache, *cache.begin(token_ids)
+
+
+def check_fit(cache, model):
+    """Refuse what is no cache, or was made for a model of other sizes, dtype or device."""
+    remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
+    need(hasattr(cache, "begin"), f"cache is a {type(cache).__name__}", remedy, TypeError)
+    weight = model.tok_emb.weight
+    for name, needed in made_for(model.cfg, weight.dtype, weight.device).items():
+        made = cache.made_for[name]
+        problem = f"the cache was made for {name} {made}, the model has {needed}"
+        need(made in (None, needed), problem, "make one with the model's cfg, dtype and device")
+
+
+def made_for(cfg, dtype, device):
+    """What a cache must have in common with its model. None: any will do."""
+    sizes = {"n_layers": cfg.n_layers, "n_kv_heads": kv_heads(cfg), "head_dim": cfg.head_dim}
+    return {**sizes, "dtype": dtype, "device": device and torch.device(device).type}
+
+
+def buffers(cfg, batch_size, n_tokens, dtype, device):
+    """For keys and for values, of each layer: zeros (batch, n_kv_heads, n_tokens, head_dim)."""
+    shape = (batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
+    return [
+        [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.n_layers)]
+        for _ in range(2)
+    ]

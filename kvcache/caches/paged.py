@@ -1,0 +1,190 @@
+"""Memory in blocks: many sequences of any length share it, and what they have in common."""
+
+import heapq
+from collections import Counter
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..config import check_size, kv_heads, need
+from .base import Cache, check_crop, made_for
+
+
+class PagedCache:
+    """Memory in blocks of a few tokens, handed to many sequences of any length.
+
+    n_blocks, block_size  the memory: n_blocks blocks of block_size tokens, taken at the start
+
+    Each sequence has a table of its blocks. A fork shares the blocks of its parent; who writes
+    into a shared block first gets a copy of it. A block that no table has is free again.
+    """
+
+    def __init__(self, cfg, n_blocks, block_size=16, dtype=torch.float32, device="cpu"):
+        check_size("n_blocks", n_blocks)
+        check_size("block_size", block_size)
+        self.block_size, self.made_for = block_size, made_for(cfg, dtype, device)
+        shape = (2, cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
+        self.memory = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = self.memory
+        self.n_users = [0] * n_blocks  # how many tables have the block
+        self.free_blocks = list(range(n_blocks))  # a heap: the lowest number is taken first
+        self.tables, self.lengths = {}, {}  # of each sequence: its blocks, its stored tokens
+        self.n_made = 0
+
+    @property
+    def n_bytes(self):
+        """Bytes of all blocks, free or not."""
+        return self.memory.nbytes
+
+    def add(self):
+        """Begin an empty sequence; returns its number."""
+        self.n_made += 1
+        self.tables[self.n_made], self.lengths[self.n_made] = [], 0
+        return self.n_made
+
+    def fork(self, sequence):
+        """Begin a sequence with all tokens of another, in the same blocks; returns its number."""
+        self.check(sequence)
+        copy = self.add()
+        self.lengths[copy] = self.lengths[sequence]
+        self.tables[copy] = self.tables[sequence][: self.n_filled(sequence)]
+        for block in self.tables[copy]:
+            self.n_users[block] += 1
+        return copy
+
+    def crop(self, sequence, n_tokens):
+        """Take tokens of a sequence back: its first n_tokens stay, and the blocks of these."""
+        self.check(sequence)
+        check_crop(n_tokens, self.lengths[sequence])
+        self.lengths[sequence] = n_tokens
+        table = self.tables[sequence]
+        while len(table) > self.n_filled(sequence):
+            self.let_go(table.pop())
+
+    def free(self, sequence):
+        """Forget a sequence. Blocks that no other one uses can be taken again."""
+        self.crop(sequence, 0)
+        del self.tables[sequence], self.lengths[sequence]
+
+    def check(self, sequence):
+        if sequence not in self.tables:  # often asked: nothing is written out before it is needed
+            raise ValueError(f"there is no sequence {sequence!r}; there are {list(self.tables)}.")
+
+    def batch(self, sequences):
+        """What a model takes: the cache of these sequences, one for each row."""
+        for sequence in sequences:
+            self.check(sequence)
+        right = 0 < len(sequences) == len(set(sequences))
+        need(right, f"sequences is {sequences}", "pass each one once, at least 1")
+        return PagedBatch(self, list(sequences))
+
+    def n_filled(self, sequence):
+        """How many blocks the tokens of a sequence fill, the last one begun counted in full."""
+        return -(-self.lengths[sequence] // self.block_size)
+
+    def blocks_needed(self, sequences, n_new):
+        """How many free blocks it takes to give each of these sequences n_new more tokens."""
+        needed, written = 0, Counter()  # written: shared blocks, by how many of the sequences
+        for sequence in sequences:
+            table, length = self.tables[sequence], self.lengths[sequence]
+            needed += max(0, -(-(length + n_new) // self.block_size) - len(table))
+            written.update(table[length // self.block_size :])
+        # Each gets a copy, but the last one if nobody else has the block.
+        return needed + sum(min(n, self.n_users[block] - 1) for block, n in written.items())
+
+    def check_room(self, sequences, n_new):
+        """Raise ValueError if there are not blocks enough."""
+        needed, n_free = self.blocks_needed(sequences, n_new), len(self.free_blocks)
+        problem = f"{n_new} more tokens need {needed} blocks, and {n_free} are free"
+        remedy = f"free a sequence, or make a cache of more than {len(self.n_users)}"
+        need(needed <= n_free, problem, remedy)
+
+    def reserve(self, sequence, n_new):
+        """Give a sequence blocks of its own for n_new more tokens; ValueError if there are none."""
+        self.check_room([sequence], n_new)
+        table, length = self.tables[sequence], self.lengths[sequence]
+        for i in range(length // self.block_size, len(table)):
+            if self.n_users[table[i]] > 1:  # copy on write
+                old, table[i] = table[i], self.take()
+                self.let_go(old)
+                blocks = self.memory.unflatten(2, (-1, self.block_size))
+                blocks[:, :, table[i]] = blocks[:, :, old]
+        while len(table) * self.block_size < length + n_new:
+            table.append(self.take())
+
+    def take(self):
+        block = heapq.heappop(self.free_blocks)
+        self.n_users[block] = 1
+        return block
+
+    def let_go(self, block):
+        self.n_users[block] -= 1
+        if self.n_users[block] == 0:
+            heapq.heappush(self.free_blocks, block)
+
+
+class PagedBatch(Cache):
+    """Some sequences of a PagedCache, as a cache that a model takes. Their lengths may differ."""
+
+    def __init__(self, pages, sequences):
+        self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
+        self.made_for = pages.made_for
+
+    @property
+    def n_tokens(self):
+        """Stored tokens of the longest sequence. Raises ValueError if one was freed."""
+        return max(self.lengths())
+
+    @property
+    def n_bytes(self):
+        """Bytes of all blocks of the PagedCache."""
+        return self.pages.n_bytes
+
+    def lengths(self):
+        for sequence in self.sequences:
+            self.pages.check(sequence)
+        return [self.pages.lengths[sequence] for sequence in self.sequences]
+
+    def check(self, n_rows, n_new):
+        super().check(n_rows, n_new)
+        self.pages.check_room(self.sequences, n_new)
+
+    def begin(self, token_ids):
+        n_new, device, pages = token_ids.shape[1], token_ids.device, self.pages
+        self.check(*token_ids.shape)
+        lengths = self.lengths()
+        for sequence in self.sequences:
+            pages.reserve(sequence, n_new)
+        tables = [torch.tensor(pages.tables[sequence]) for sequence in self.sequences]
+        tables = pad_sequence(tables, batch_first=True)
+        # Sent to the device, and nobody waits for it.
+        tables = tables.to(device, non_blocking=True)
+        n_past = torch.tensor(lengths).to(device, non_blocking=True)[:, None]  # (batch, 1)
+
+        def slots(places):
+            """Where the tokens at these places of each text lie in memory."""
+            blocks = tables.gather(1, places // pages.block_size)
+            return blocks * pages.block_size + places % pages.block_size
+
+        positions = n_past + torch.arange(n_new, device=device)  # (batch, n_new)
+        self.new_slots, places = slots(positions), self.key_slots(n_new, device)
+        # Beyond its end a row sees its newest token again, and nothing of another sequence.
+        self.slots = slots(places.minimum(positions[:, -1:]))  # (batch, n_keys)
+        if len(set(lengths)) == 1 and (n_new == 1 or lengths[0] == 0):
+            return positions, None
+        return positions, (places <= positions[..., None])[:, None]
+
+    def update(self, layer, keys, values):
+        memory = self.pages.memory[:, layer]  # (2, n_slots, n_kv_heads, head_dim)
+        memory[:, self.new_slots] = torch.stack([keys, values]).transpose(2, 3)
+        return memory[:, self.slots].transpose(2, 3).unbind()
+
+    def end(self, token_ids):
+        for sequence in self.sequences:
+            self.pages.lengths[sequence] += token_ids.shape[1]
+
+    def crop(self, n_tokens):
+        """Take tokens back: of each sequence the first n_tokens stay, or all if it has fewer."""
+        check_crop(n_tokens, self.n_tokens)
+        for sequence in self.sequences:
+            self.pages.crop(sequence, min(n_tokens, self.pages.lengths[sequence]))

@@ -1,0 +1,57 @@
+"""The whole text in fewer bits: whole numbers, and the scales that bring them back."""
+
+import torch
+
+from ..config import check_size, kv_heads, need
+from .base import Cache
+
+
+class QuantizedCache(Cache):
+    """Stores whole numbers of 8 or 4 bits, and one float32 scale for each head's vector.
+
+    A number x of a vector is stored as round(x / scale), with scale = max|vector| / 127 (8 bits)
+    or / 7 (4 bits): what comes back differs from x by at most half a scale. Everything is read
+    back through the scales, the newest token too: how the text is cut makes no difference.
+    """
+
+    def __init__(self, cfg, max_tokens, bits=8, batch_size=1, n_pad=None, device="cpu"):
+        super().__init__(cfg, batch_size, n_pad, device=device)
+        check_size("max_tokens", max_tokens)
+        need(bits in (4, 8), f"bits is {bits!r}", "choose 8 or 4")
+        even = cfg.head_dim % 2 == 0
+        need(bits == 8 or even, f"head_dim is {cfg.head_dim}", "4 bits need an even one")
+        self.max_tokens, self.bits = max_tokens, bits
+        shape = (cfg.n_layers, 2, batch_size, kv_heads(cfg), max_tokens)  # 2: keys and values
+        dtype = torch.int8 if bits == 8 else torch.uint8  # of one number, or of two
+        self.levels = torch.zeros(*shape, cfg.head_dim * bits // 8, dtype=dtype, device=device)
+        self.scales = torch.zeros(*shape, 1, device=device)
+
+    def update(self, layer, keys, values):
+        end = self.n_tokens + keys.shape[2]
+        levels, scales = quantize(torch.stack([keys, values]), self.bits)
+        self.levels[layer][..., self.n_tokens : end, :] = levels
+        self.scales[layer][..., self.n_tokens : end, :] = scales
+        levels, scales = self.levels[layer][..., :end, :], self.scales[layer][..., :end, :]
+        return dequantize(levels, scales, self.bits).to(keys.dtype).unbind(0)
+
+    @property
+    def n_bytes(self):
+        return self.levels.nbytes + self.scales.nbytes
+
+
+def quantize(x, bits):
+    """(..., head_dim) -> levels (..., head_dim * bits / 8), scales (..., 1)."""
+    most = 2 ** (bits - 1) - 1  # 127 or 7
+    scales = x.float().abs().amax(dim=-1, keepdim=True) / most
+    levels = (x / scales.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8)
+    if bits == 4:  # two neighbours share a byte: 1 .. 15 each
+        low, high = (levels + 8).to(torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+        levels = low | high << 4
+    return levels, scales
+
+
+def dequantize(levels, scales, bits):
+    """The way back: float32 (..., head_dim)."""
+    if bits == 4:
+        levels = torch.stack([levels & 15, levels >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
+    return levels * scales
