@@ -12,7 +12,7 @@ import links
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
-CODE, WIDGET_DATA, FIRST_VIEW, FIRST_VIEW_PACKED = 25, 300, 2500, 1000  # kB
+CODE, WIDGET_DATA, FIRST_VIEW, FIRST_VIEW_PACKED = 35, 300, 2500, 1000  # kB
 STATE = "application/vnd.jupyter.widget-state+json"
 
 
