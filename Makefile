@@ -82,8 +82,8 @@ lighthouse: .venv/.browser tools/node_modules ## run Lighthouse over the built b
 validate: tools/node_modules ## check the HTML of the built book (needs Node.js and Java)
 	@java -jar tools/node_modules/vnu-jar/build/dist/vnu.jar --errors-only --skip-non-html $(HTML)
 
-links: ## print the built book's links to other sites, and what is wrong with any link
-	@$(PYTHON) tools/links.py
+links: book ## follow the links to other sites (needs a network)
+	@$(BIN)/jupyter-book build . --builder linkcheck
 
 train: .venv/.book ## train the small model again
 	@$(BIN)/python tools/train.py

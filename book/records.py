@@ -26,7 +26,7 @@ def told_in(name):
 def row(record, asked):
     """The cells of a record."""
     file = f"../records/{record.device}/{record.experiment}.json"
-    when = [record.date, f"commit {record.commit}" if record.commit else "", "no clock"]
+    when = [record.date, f"commit {record.commit[:7]}" if record.commit else "", "no clock"]
     if record.rounds:
         n_rounds = max(len(samples) for samples in record.rounds.values())
         sure = max(record.error(name) for name in record.rounds)

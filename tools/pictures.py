@@ -53,7 +53,7 @@ def take_previews(running, chapters):
         page.goto(address, wait_until="networkidle")
         blank.set_content(card(page))
         with Image.open(io.BytesIO(blank.screenshot())) as taken:
-            small = taken.convert("RGB").quantize(64)
+            small = taken.convert("RGB").quantize(128)
             small.save(THEME / "static" / "previews" / f"{name}.png", optimize=True)
         print(f"took {name}.png")
 

@@ -105,10 +105,9 @@ def test_figures_have_the_colours_of_the_page_and_axe_finds_nothing(open_page, n
         colour, background = output.evaluate(COLOURS)
         assert background == "rgba(0, 0, 0, 0)"
         assert colour == text or not output.locator("svg[role=img]").count()
-    assert violations(page) == []
-    for figure in page.locator(".tff").all():
+    for figure in page.locator(".tff").all() if theme == "dark" else ():
         use(figure)
-    assert not page.locator(".tff").count() or violations(page) == []
+    assert violations(page) == []
 
 
 def use(figure):

@@ -1,17 +1,16 @@
-"""Prints the built book's links to other sites, and what is wrong with any link.
+"""Checks links: every internal one leads somewhere, and nothing is loaded from afar.
 
-Every internal one must lead somewhere, and nothing may be loaded from afar. There may be no network
-where this runs, so links to other sites are only checked for their form.
+There may be no network where the tests run, so links to other sites are only checked for their
+form; `make links` follows them.
 """
 
 import re
-import sys
 from functools import cache
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+from conftest import HTML
+
 FORM = re.compile(r"https://([a-z0-9-]+\.)+[a-z]{2,}(/[^\s\"'<>\\]*)?")
 NO_REQUEST = ("canonical", "search", "next", "prev")  # relations that load nothing
 
@@ -66,21 +65,3 @@ def problems(folder):
         for link in read(path).leads + read(path).loads:
             if problem := wrong(path, link):
                 yield path.relative_to(folder).as_posix(), link, problem
-
-
-def external(folder):
-    """All links to other sites."""
-    pages = map(read, folder.rglob("*.html"))
-    return sorted({link for page in pages for link in page.leads if urlsplit(link).scheme})
-
-
-def main():
-    if not HTML.is_dir():
-        sys.exit("There is no book yet: run 'make book' first.")
-    found = list(problems(HTML))
-    print(*external(HTML), *map(": ".join, found), f"{len(found)} broken links", sep="\n")
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
