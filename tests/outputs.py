@@ -35,7 +35,8 @@ def displayed(cell):
 
 def n_figures(notebook):
     """How many figures that move an executed notebook shows."""
-    states = notebook.metadata.widgets[f"{WIDGET}-state+json"]["state"]
+    widgets = notebook.metadata.get("widgets", {})
+    states = widgets.get(f"{WIDGET}-state+json", {"state": {}})["state"]
     shown = [data for cell in code_cells(notebook) for data in displayed(cell)]
     views = [data[f"{WIDGET}-view+json"] for data in shown if f"{WIDGET}-view+json" in data]
     return sum("_esm" in states[view["model_id"]]["state"] for view in views)
