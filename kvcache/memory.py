@@ -109,8 +109,8 @@ def measured_cache_bytes(model):
 
 def _bits(dtype):
     """Bits of one number: of a name in BITS, or of any other torch dtype."""
-    if isinstance(dtype, torch.dtype):
-        return 8 * dtype.itemsize
-    remedy = f"pass a torch dtype or one of {', '.join(BITS)}"
-    need(isinstance(dtype, str) and dtype in BITS, f"dtype is {dtype!r}", remedy)
-    return BITS[dtype]
+    bits = BITS.get(str(dtype).removeprefix("torch."))
+    if bits is None and isinstance(dtype, torch.dtype):
+        bits = 8 * dtype.itemsize
+    need(bits, f"dtype is {dtype!r}", f"pass a torch dtype or one of {', '.join(BITS)}")
+    return bits
