@@ -144,6 +144,5 @@ def _bits(dtype):
     bits = BITS.get(_name(dtype))
     if bits is None and isinstance(dtype, torch.dtype):
         bits = 8 * dtype.itemsize
-    remedy = f"pass a torch dtype or one of {', '.join(BITS)}"
-    need(bits is not None, f"dtype is {dtype!r}", remedy)
+    need(bits, f"dtype is {dtype!r}", f"pass a torch dtype or one of {', '.join(BITS)}")
     return bits

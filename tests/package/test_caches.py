@@ -27,13 +27,7 @@ from kvcache.llama import LlamaConfig, LlamaModel
 from kvcache.memory import kv_cache_bytes
 
 LLAMA = LlamaConfig(
-    vocab_size=50,
-    context_length=24,
-    emb_dim=24,
-    n_heads=6,
-    n_layers=2,
-    n_kv_heads=2,
-    hidden_dim=40,
+    **{**vars(SMALL), "emb_dim": 24, "n_heads": 6, "n_kv_heads": 2, "hidden_dim": 40}
 )
 
 
@@ -46,9 +40,7 @@ def paged(cfg, n_tokens, batch_size, dtype, block_size=3):
 EXACT = {
     "concat": lambda cfg, n, batch, dtype: ConcatCache(cfg, batch),
     "preallocated": lambda cfg, n, batch, dtype: PreallocatedCache(cfg, n, batch, dtype=dtype),
-    "window of the whole text": lambda cfg, n, batch, dtype: SlidingWindowCache(
-        cfg, n, batch, dtype=dtype
-    ),
+    "whole window": lambda cfg, n, batch, dtype: SlidingWindowCache(cfg, n, batch, dtype=dtype),
     "paged": paged,
 }
 
@@ -344,10 +336,6 @@ def test_a_question_would_be_counted():
 
     tokens = stream(GPT, torch.randint(50, (1, 4)), 9, cache=Asks(SMALL))
     assert questions(tokens) == 8
-    fast, prompt = pair(SMALL)[1], torch.randint(50, (1, 4))
-    steps = fast.register_forward_hook(lambda model, args, logits: logits.sum().item())
-    assert questions(stream(fast, prompt, 9)) == 8
-    steps.remove()
 
 
 @pytest.mark.parametrize("name", ALL)

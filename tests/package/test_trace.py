@@ -1,12 +1,13 @@
 """The trace records what the model did, also when the model does something unusual."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SMALL, twins
 
-from kvcache import llama, optimized, time_flies, trace
+from kvcache import generate, llama, optimized, trace
 from kvcache.caches import (
     ConcatCache,
     PagedCache,
@@ -62,14 +63,6 @@ def test_vectors_are_those_of_the_model(use_cache):
     assert trace(caching, torch.tensor([[1]]), 1).steps[0][0].keys is None
 
 
-def test_reused_vectors_are_equal_bit_for_bit(trained, encode):
-    steps = trace(trained[1], encode("Time"), 6, use_cache=True, vectors=True).steps
-    for before, after in itertools.pairwise(steps):
-        for a, b in zip(before, after, strict=True):
-            assert torch.equal(a.keys, b.keys[: len(a.keys)])
-            assert torch.equal(a.values, b.values[: len(a.values)])
-
-
 GPT_CACHES = {
     "no cache": lambda: None,
     "concat": lambda: ConcatCache(SMALL),
@@ -88,30 +81,18 @@ def test_a_model_that_is_handed_its_cache_is_traced_as_the_one_that_has_it_insid
     found = trace(fast, prompt, 4, vectors=True, cache=cache)
     inside = (plain, False) if cache is None else (caching, True)
     expected = trace(inside[0], prompt, 4, inside[1], vectors=True)
-    assert found.use_cache == expected.use_cache
-    assert found.counts() == expected.counts()
+    assert replace(found, steps=[]) == replace(expected, steps=[])
+    assert found.token_ids == generate(plain, prompt, 4)[0].tolist()
     tolerance = 0.05 if name == "int8" else 1e-5
     for ours, theirs in zip(found.steps, expected.steps, strict=True):
         for one, other in zip(ours, theirs, strict=True):
-            assert (one.new, one.recomputed, one.reused) == (
-                other.new,
-                other.recomputed,
-                other.reused,
-            )
+            assert replace(one, keys=None, values=None) == replace(other, keys=None, values=None)
             torch.testing.assert_close(one.keys, other.keys, atol=tolerance, rtol=0)
             torch.testing.assert_close(one.values, other.values, atol=tolerance, rtol=0)
 
 
 def test_a_llama_is_traced_and_a_window_shows_what_it_has_let_go():
-    cfg = llama.LlamaConfig(
-        vocab_size=50,
-        context_length=24,
-        emb_dim=24,
-        n_heads=6,
-        n_layers=2,
-        n_kv_heads=2,
-        hidden_dim=40,
-    )
+    cfg = llama.LlamaConfig(**{**vars(SMALL), "n_kv_heads": 2, "hidden_dim": 40})
     model, prompt = llama.LlamaModel(cfg).eval(), torch.tensor([[1, 2, 3, 4, 5]])
     cache = SlidingWindowCache(cfg, 4)
     observed = trace(model, prompt, 4, vectors=True, cache=cache)
@@ -144,13 +125,6 @@ def test_no_hooks_stay_behind():
         trace(plain, [[1]], 2)
     hooked = [m for m in plain.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooked
-
-
-def test_the_same_tokens_as_generate(trained, encode):
-    from kvcache import generate
-
-    expected = generate(time_flies.load(), encode("A cache"), 7, use_cache=True)
-    assert trace(trained[1], encode("A cache"), 7, use_cache=True).token_ids == expected[0].tolist()
 
 
 def test_watch_sees_what_each_call_was_given_and_what_it_may_see():
