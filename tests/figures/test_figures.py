@@ -295,7 +295,7 @@ def test_the_timeline_counts_as_the_trace_does(timeline, traces, by):
         "Without a cache: 1 new, 2 recomputed. With a cache: 1 new, 2 reused."
     )
     left, right = (box.bounding_box() for box in scope.locator(".tff-panel").all())
-    assert (left["y"] == right["y"]) is (by != "touch")  # side by side, but for the phone
+    assert left["y"] == right["y"]  # side by side
 
 
 def test_slider_and_grid_are_dragged(timeline, traces):
@@ -451,7 +451,7 @@ def test_the_race_runs_on_the_measured_times(mount, by):
     act(scope, by, "Step forward")
     assert float(place(scope).inner_text()[:-2]) >= float(before[:-2])
     set_step(scope, 2)
-    expect(speech(scope)).to_have_text("After 0.01 s: 0 tokens without, 1 token with.")
+    expect(speech(scope)).to_have_text("After 0.01 s: 0 tokens without, 1 with.")
 
 
 def test_the_race_runs_in_real_time(mount):
@@ -713,7 +713,7 @@ def test_the_calculator_takes_numbers_and_refuses_nonsense(mount, by):
         ("of these with a window", "1", "Window in tokens is 0; give at least 1"),
         ("Parameters in billions", "0", "a number above 0"),
     ):
-        field = scope.get_by_label(label, exact=True)
+        field = scope.get_by_label(label)
         was = field.input_value()
         field.fill(wrong)
         expect(scope.locator(".tff-error")).to_contain_text(must)
@@ -746,7 +746,7 @@ STRUCTURE = re.compile(r"[ncr.]+|equal|replace|insert|delete|[A-Za-z0-9+/]{60,}=
 def poisoned(data):
     """The same data with the attack at every place that holds free text."""
     if isinstance(data, dict):
-        return {key: poisoned(value) for key, value in data.items()}
+        return {EVIL if key in "AB" else key: poisoned(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
         return [poisoned(value) for value in data]
     return EVIL if isinstance(data, str) and not STRUCTURE.fullmatch(data) else data
