@@ -9,18 +9,19 @@ import { announcer, counted, figure, filled, make, need, picker } from "./contro
 
 /** What can be typed: unit is what a typed 1 stands for, list the place of the list that has it. */
 const FIELDS = [
-  { key: "n_layers", label: "Layers", least: 1, most: 1e4, unit: 1, list: 0 },
-  { key: "n_window_layers", label: "of these with a window", least: 0, most: 1e4, unit: 1, list: 0 },
-  { key: "window", label: "Window in tokens", least: 0, most: 1e9, unit: 1, list: 0 },
-  { key: "n_heads", label: "Attention heads", least: 1, most: 1e4, unit: 1, list: 0 },
-  { key: "n_kv_heads", label: "K/V heads", least: 1, most: 1e4, unit: 1, list: 0 },
-  { key: "head_dim", label: "Head size", least: 1, most: 1e5, unit: 1, list: 0 },
-  { key: "latent_dim", label: "Size of a latent (0: none)", least: 0, most: 1e5, unit: 1, list: 0 },
-  { key: "n_parameters", label: "Parameters in billions", least: 0, most: 1e6, unit: 1e9, list: 0 },
-  { key: "batch_size", label: "Texts at once", least: 1, most: 1e6, unit: 1, list: null },
-  { key: "context_length", label: "Tokens in each", least: 1, most: 1e9, unit: 1, list: null },
-  { key: "memory_bytes", label: "GPU memory in GiB", least: 0, most: 1e6, unit: 2 ** 30, list: 1 },
+  { key: "n_layers", label: "Layers" },
+  { key: "n_window_layers", label: "of these with a window", least: 0 },
+  { key: "window", label: "Window in tokens", least: 0 },
+  { key: "n_heads", label: "Attention heads" },
+  { key: "n_kv_heads", label: "K/V heads" },
+  { key: "head_dim", label: "Head size" },
+  { key: "latent_dim", label: "Size of a latent (0: none)", least: 0 },
+  { key: "n_parameters", label: "Parameters in billions", unit: 1e9 },
+  { key: "batch_size", label: "Texts at once", list: null },
+  { key: "context_length", label: "Tokens in each", list: null },
+  { key: "memory_bytes", label: "GPU memory in GiB", unit: 2 ** 30, list: 1 },
 ];
+const MOST = 1e9; // that can be typed
 
 const grouped = (number) => number.toLocaleString("en");
 
@@ -62,18 +63,21 @@ function fault(key, number, of) {
   return "";
 }
 
-/** A number to type; `read` gives it as a bigint, or null. @param {typeof FIELDS[number]} field */
-function makeField({ key, label, least, most, unit, list }, oninput) {
-  const input = make("input", { type: "number", step: "any", value: 1, oninput });
+/**
+ * A number to type; `read` gives it as a bigint, or null.
+ * @param {{key: string, label: string, least?: number, unit?: number, list?: number | null}} field
+ */
+function makeField({ key, label, least = 1, unit = 1, list = 0 }, oninput) {
+  const input = make("input", { type: "number", step: "any", value: 1, oninput: () => oninput(list) });
   const wrong = make("span");
   /** @param {Sizes} of @returns {bigint | null} */
   function read(of) {
     const typed = Number(input.value);
     const number = Math.round(typed * unit);
-    const whole = unit > 1 ? "" : "whole ";
-    const fine = input.value && number >= (least || (whole ? 0 : 1)) && typed <= most && (!whole || number === typed);
-    const range = least || whole ? `of at least ${least}` : "above 0";
-    const must = fine ? fault(key, BigInt(number), of) : `a ${whole}number ${range}, at most ${grouped(most)}`;
+    const isWhole = unit > 1 || number === typed;
+    const fine = input.value && isWhole && number >= least && typed <= MOST;
+    const range = unit > 1 ? "number above 0" : `whole number of at least ${least}`;
+    const must = fine ? fault(key, BigInt(number), of) : `a ${range}, at most ${grouped(MOST)}`;
     input.setAttribute("aria-invalid", String(Boolean(must)));
     wrong.className = must ? "tff-error" : "";
     wrong.textContent = must && `${label} is ${input.value || "no number"}; give ${must}.`;
@@ -101,8 +105,8 @@ function draw({ lists }, el) {
     ),
   );
   const inputs = FIELDS.map((each) =>
-    makeField(each, () => {
-      const own = each.list === null ? null : pickers[each.list]?.select;
+    makeField(each, (list) => {
+      const own = pickers[list]?.select;
       if (own) own.selectedIndex = own.length - 1; // "your own"
       update();
     }),
