@@ -2,9 +2,9 @@
 import { announcer, counted, figure, filled, make, need, picker } from "./controls.js";
 
 /**
- * @typedef {{name: string, source?: string, bits?: number, has_scales?: boolean, context_length?: number}} Item
  * @typedef {{name: string, bits: number, has_scales: boolean}} Format
  * @typedef {Record<string, bigint>} Sizes by the key of their field
+ * @typedef {{lists: {label: string, items: any[]}[]}} Data the items of a list have values of fields
  */
 
 /** What can be typed: unit is what a typed 1 stands for, list the place of the list that has it. */
@@ -38,7 +38,7 @@ function weightBytes({ n_parameters: n }, { bits, has_scales }) {
   return (n * BigInt(bits) + 7n) / 8n + (has_scales ? 2n * ((n + 31n) / 32n) : 0n);
 }
 
-/** The most tokens that fit, as a number; Infinity where only windows are kept. @param {Sizes} of @param {Format} format */
+/** The most tokens that fit; Infinity where only windows are kept. @param {Sizes} of @param {Format} format */
 function longestContext(of, format, weights) {
   const free = of.memory_bytes > weights ? of.memory_bytes - weights : 0n;
   const n = free / cacheBytes(of, 1n, format);
@@ -86,13 +86,13 @@ function makeField({ key, label, least = 1, unit = 1, list = 0 }, oninput) {
   return { key, unit, list, input, read, root: make("label", { class: "tff-field" }, `${label} `, input, wrong) };
 }
 
-/** @param {{lists: {label: string, items: Item[]}[]}} data */
+/** @param {Data} data */
 function checked(data) {
   need(data?.lists?.length === 4 && data.lists.every(({ items }) => filled(items, "items")), "not 4 lists");
   return data;
 }
 
-/** @param {{lists: {label: string, items: any[]}[]}} data @param {HTMLElement} el */
+/** @param {Data} data @param {HTMLElement} el */
 function draw({ lists }, el) {
   const pickers = lists.map(({ label, items }) =>
     picker(
@@ -130,7 +130,7 @@ function draw({ lists }, el) {
     if (Object.values(of).includes(null)) speech.say("See the marked field. The last good result:");
     else show(of, cacheFormat, weightFormat, model);
   }
-  /** @param {Sizes} of @param {Format} cacheFormat @param {Format} weightFormat @param {Item} model */
+  /** @param {Sizes} of @param {Format} cacheFormat @param {Format} weightFormat */
   function show(of, cacheFormat, weightFormat, { name, context_length: limit = Infinity }) {
     const token = cacheBytes({ ...of, batch_size: 1n }, 1n, cacheFormat);
     const cache = cacheBytes(of, of.context_length, cacheFormat);
@@ -157,16 +157,10 @@ function draw({ lists }, el) {
       ["longest that fits", "longest-context", longest, fitting + (longest > limit ? `; ${madeFor}` : "")],
       ["together", "together", Number(fits), verdict],
     ];
-    table.replaceChildren(
-      ...rows.map(([label, key, value, text]) =>
-        make(
-          "tr",
-          {},
-          make("th", { scope: "row" }, String(label)),
-          make("td", { "data-output": String(key), "data-value": String(value) }, String(text)),
-        ),
-      ),
-    );
+    const cell = (key, value, text) => make("td", { "data-output": key, "data-value": String(value) }, text);
+    const line = (label, key, value, text) =>
+      make("tr", {}, make("th", { scope: "row" }, label), cell(key, value, text));
+    table.replaceChildren(...rows.map((each) => line(...each)));
     const percent = (bytes) => `${(100 * Number(bytes)) / Number(fits ? of.memory_bytes : of.memory_bytes + over)}%`;
     const bar = (kind, bytes, start) => [
       `${kind} ${size(bytes)}`,
