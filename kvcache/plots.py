@@ -66,7 +66,7 @@ def lines(curves, xlabel, ylabel, description, styles=OTHERS):
             axes.plot(x, y, label=label)
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
         if len(curves) > 1:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.15, 1), handlelength=2.5)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
 
 

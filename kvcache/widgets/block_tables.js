@@ -75,8 +75,8 @@ function draw({ size, shots }, el) {
 }
 
 /**
- * A letter for each token of a block: kept where it lay there before; copied where a sequence that has the block
- * stored it before, in another; else computed.
+ * A letter for each token: kept where it lay there before; copied where a user of the block stored it elsewhere
+ * before; else computed.
  * @param {number} block
  * @param {Shot} now
  * @param {Shot | undefined} before

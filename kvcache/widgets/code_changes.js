@@ -72,9 +72,8 @@ function draw(changes, el) {
     const { pieces, tokens, before, after } = changes[at - 1];
     const [title, effect] = TEXTS[at - 1];
     const lit = pieces.flatMap(sideBySide).filter((row) => row[2] && row[1]?.trim()).length;
-    speech.say(
-      `Change ${at}, ${title}: ${counted(lit, "line")} changed or added in ${pieces.map((piece) => piece.where).join(", ")}.`,
-    );
+    const places = pieces.map(({ where }) => where).join(", ");
+    speech.say(`Change ${at}, ${title}: ${counted(lit, "line")} changed or added in ${places}.`);
     stage.replaceChildren(
       make("p", {}, effect),
       marks,

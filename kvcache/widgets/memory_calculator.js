@@ -2,25 +2,26 @@
 import { announcer, counted, figure, filled, make, need, picker } from "./controls.js";
 
 /**
- * @typedef {{name: string, source?: string, bits?: number, has_scales?: boolean, context_length?: number}} Item
  * @typedef {{name: string, bits: number, has_scales: boolean}} Format
  * @typedef {Record<string, bigint>} Sizes by the key of their field
+ * @typedef {{lists: {label: string, items: any[]}[]}} Data the items of a list have values of fields
  */
 
 /** What can be typed: unit is what a typed 1 stands for, list the place of the list that has it. */
 const FIELDS = [
-  { key: "n_layers", label: "Layers", least: 1, most: 1e4, unit: 1, list: 0 },
-  { key: "n_window_layers", label: "of these with a window", least: 0, most: 1e4, unit: 1, list: 0 },
-  { key: "window", label: "Window in tokens", least: 0, most: 1e9, unit: 1, list: 0 },
-  { key: "n_heads", label: "Attention heads", least: 1, most: 1e4, unit: 1, list: 0 },
-  { key: "n_kv_heads", label: "K/V heads", least: 1, most: 1e4, unit: 1, list: 0 },
-  { key: "head_dim", label: "Head size", least: 1, most: 1e5, unit: 1, list: 0 },
-  { key: "latent_dim", label: "Size of a latent (0: none)", least: 0, most: 1e5, unit: 1, list: 0 },
-  { key: "n_parameters", label: "Parameters in billions", least: 0, most: 1e6, unit: 1e9, list: 0 },
-  { key: "batch_size", label: "Texts at once", least: 1, most: 1e6, unit: 1, list: null },
-  { key: "context_length", label: "Tokens in each", least: 1, most: 1e9, unit: 1, list: null },
-  { key: "memory_bytes", label: "GPU memory in GiB", least: 0, most: 1e6, unit: 2 ** 30, list: 1 },
+  { key: "n_layers", label: "Layers" },
+  { key: "n_window_layers", label: "of these with a window", least: 0 },
+  { key: "window", label: "Window in tokens", least: 0 },
+  { key: "n_heads", label: "Attention heads" },
+  { key: "n_kv_heads", label: "K/V heads" },
+  { key: "head_dim", label: "Head size" },
+  { key: "latent_dim", label: "Size of a latent (0: none)", least: 0 },
+  { key: "n_parameters", label: "Parameters in billions", unit: 1e9 },
+  { key: "batch_size", label: "Texts at once", list: null },
+  { key: "context_length", label: "Tokens in each", list: null },
+  { key: "memory_bytes", label: "GPU memory in GiB", unit: 2 ** 30, list: 1 },
 ];
+const MOST = 1e9; // that can be typed
 
 const grouped = (number) => number.toLocaleString("en");
 
@@ -37,7 +38,7 @@ function weightBytes({ n_parameters: n }, { bits, has_scales }) {
   return (n * BigInt(bits) + 7n) / 8n + (has_scales ? 2n * ((n + 31n) / 32n) : 0n);
 }
 
-/** The most tokens that fit, as a number; Infinity where only windows are kept. @param {Sizes} of @param {Format} format */
+/** The most tokens that fit; Infinity where only windows are kept. @param {Sizes} of @param {Format} format */
 function longestContext(of, format, weights) {
   const free = of.memory_bytes > weights ? of.memory_bytes - weights : 0n;
   const n = free / cacheBytes(of, 1n, format);
@@ -62,18 +63,21 @@ function fault(key, number, of) {
   return "";
 }
 
-/** A number to type; `read` gives it as a bigint, or null. @param {typeof FIELDS[number]} field */
-function makeField({ key, label, least, most, unit, list }, oninput) {
-  const input = make("input", { type: "number", step: "any", value: 1, oninput });
+/**
+ * A number to type; `read` gives it as a bigint, or null.
+ * @param {{key: string, label: string, least?: number, unit?: number, list?: number | null}} field
+ */
+function makeField({ key, label, least = 1, unit = 1, list = 0 }, oninput) {
+  const input = make("input", { type: "number", step: "any", value: 1, oninput: () => oninput(list) });
   const wrong = make("span");
   /** @param {Sizes} of @returns {bigint | null} */
   function read(of) {
     const typed = Number(input.value);
     const number = Math.round(typed * unit);
-    const whole = unit > 1 ? "" : "whole ";
-    const fine = input.value && number >= (least || (whole ? 0 : 1)) && typed <= most && (!whole || number === typed);
-    const range = least || whole ? `of at least ${least}` : "above 0";
-    const must = fine ? fault(key, BigInt(number), of) : `a ${whole}number ${range}, at most ${grouped(most)}`;
+    const isWhole = unit > 1 || number === typed;
+    const fine = input.value && isWhole && number >= least && typed <= MOST;
+    const range = unit > 1 ? "number above 0" : `whole number of at least ${least}`;
+    const must = fine ? fault(key, BigInt(number), of) : `a ${range}, at most ${grouped(MOST)}`;
     input.setAttribute("aria-invalid", String(Boolean(must)));
     wrong.className = must ? "tff-error" : "";
     wrong.textContent = must && `${label} is ${input.value || "no number"}; give ${must}.`;
@@ -82,13 +86,13 @@ function makeField({ key, label, least, most, unit, list }, oninput) {
   return { key, unit, list, input, read, root: make("label", { class: "tff-field" }, `${label} `, input, wrong) };
 }
 
-/** @param {{lists: {label: string, items: Item[]}[]}} data */
+/** @param {Data} data */
 function checked(data) {
   need(data?.lists?.length === 4 && data.lists.every(({ items }) => filled(items, "items")), "not 4 lists");
   return data;
 }
 
-/** @param {{lists: {label: string, items: any[]}[]}} data @param {HTMLElement} el */
+/** @param {Data} data @param {HTMLElement} el */
 function draw({ lists }, el) {
   const pickers = lists.map(({ label, items }) =>
     picker(
@@ -101,8 +105,8 @@ function draw({ lists }, el) {
     ),
   );
   const inputs = FIELDS.map((each) =>
-    makeField(each, () => {
-      const own = each.list === null ? null : pickers[each.list]?.select;
+    makeField(each, (list) => {
+      const own = pickers[list]?.select;
       if (own) own.selectedIndex = own.length - 1; // "your own"
       update();
     }),
@@ -126,7 +130,7 @@ function draw({ lists }, el) {
     if (Object.values(of).includes(null)) speech.say("See the marked field. The last good result:");
     else show(of, cacheFormat, weightFormat, model);
   }
-  /** @param {Sizes} of @param {Format} cacheFormat @param {Format} weightFormat @param {Item} model */
+  /** @param {Sizes} of @param {Format} cacheFormat @param {Format} weightFormat */
   function show(of, cacheFormat, weightFormat, { name, context_length: limit = Infinity }) {
     const token = cacheBytes({ ...of, batch_size: 1n }, 1n, cacheFormat);
     const cache = cacheBytes(of, of.context_length, cacheFormat);
@@ -153,16 +157,10 @@ function draw({ lists }, el) {
       ["longest that fits", "longest-context", longest, fitting + (longest > limit ? `; ${madeFor}` : "")],
       ["together", "together", Number(fits), verdict],
     ];
-    table.replaceChildren(
-      ...rows.map(([label, key, value, text]) =>
-        make(
-          "tr",
-          {},
-          make("th", { scope: "row" }, String(label)),
-          make("td", { "data-output": String(key), "data-value": String(value) }, String(text)),
-        ),
-      ),
-    );
+    const cell = (key, value, text) => make("td", { "data-output": key, "data-value": String(value) }, text);
+    const line = (label, key, value, text) =>
+      make("tr", {}, make("th", { scope: "row" }, label), cell(key, value, text));
+    table.replaceChildren(...rows.map((each) => line(...each)));
     const percent = (bytes) => `${(100 * Number(bytes)) / Number(fits ? of.memory_bytes : of.memory_bytes + over)}%`;
     const bar = (kind, bytes, start) => [
       `${kind} ${size(bytes)}`,

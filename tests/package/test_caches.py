@@ -198,8 +198,7 @@ def test_bytes_measured_equal_bytes_computed(cfg, dtype):
         assert cache.n_bytes == exact  # fixed at the start
     for bits in (8, 4):
         cache = QuantizedCache(cfg, 20, bits, 2)
-        n_scales = kv_cache_bytes(cfg, 20, 2, "int8") // cfg.head_dim
-        assert cache.n_bytes == kv_cache_bytes(cfg, 20, 2, f"int{bits}") + 4 * n_scales
+        assert cache.n_bytes == kv_cache_bytes(cfg, 20, 2, f"int{bits}")
 
 
 ALL = {

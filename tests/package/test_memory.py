@@ -1,6 +1,6 @@
 """The memory of caches: models that people use, GPUs, and the longest context that fits."""
 
-import json
+import math
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ from kvcache.memory import (
     longest_context,
     weight_bytes,
 )
-from kvcache.widgets.memory_calculator import FIELDS, MemoryCalculator, size_text
 
 SHAPES = {shape.name: shape for shape in MODEL_SHAPES}
 TINY = ModelShape("tiny", 2, 4, 2, 8, 1001, 64)  # 64 numbers for each token
+WINDOWS = ModelShape("windows", 3, 4, 2, 8, 1001, 64, n_window_layers=2, window=10)
 
 # Bytes per token in 16 bits, worked out apart from this code.
 PER_TOKEN = {
@@ -31,8 +31,11 @@ PER_TOKEN = {
     "Llama 3.1 8B": 131_072,
     "Llama 3.1 70B": 327_680,
     "Llama 3.1 405B": 516_096,
-    "Qwen2.5 7B": 57_344,
+    "Qwen2.5 7B base": 57_344,
     "Falcon 7B": 8_192,
+    "Mistral 7B": 131_072,
+    "Gemma 3 27B": 507_904,
+    "DeepSeek-V3": 70_272,
 }
 
 
@@ -51,7 +54,8 @@ def test_every_shape_and_gpu_names_its_source():
 
 
 def test_number_formats():
-    for dtype, n_bytes in {"float32": 256, "float16": 128, "int8": 64, "int4": 32}.items():
+    """In 8 and 4 bits, with a scale of 4 bytes for each of the 8 vectors of a token."""
+    for dtype, n_bytes in {"float32": 256, "float16": 128, "int8": 96, "int4": 64}.items():
         assert kv_cache_bytes(TINY, 1, dtype=dtype) == n_bytes
         assert kv_cache_bytes(TINY, 5, 3, dtype) == 15 * n_bytes
         if hasattr(torch, dtype):
@@ -60,12 +64,12 @@ def test_number_formats():
 
 def test_weights():
     assert weight_bytes(TINY) == 2002
-    assert weight_bytes(TINY, "int4") == 501  # half a byte is a byte begun
+    assert weight_bytes(TINY, "int4") == 501 + 2 * 32  # begun bytes, begun groups of 32
     assert weight_bytes(SHAPES["Llama 3.1 8B"]) == 16_060_522_496
 
 
 @given(
-    st.sampled_from([TINY, *MODEL_SHAPES]),
+    st.sampled_from([TINY, WINDOWS, *MODEL_SHAPES]),
     st.integers(1, 10**13),
     st.integers(1, 64),
     st.sampled_from([*BITS, torch.float64]),
@@ -75,9 +79,22 @@ def test_the_longest_context_fits_and_one_token_more_does_not(shape, memory, bat
     n_tokens = longest_context(shape, memory, batch, dtype, weights)
     taken = weight_bytes(shape, weights)
     assert n_tokens >= 0
+    if n_tokens == math.inf:
+        assert shape.n_window_layers == shape.n_layers
+        assert taken + kv_cache_bytes(shape, 10**9, batch, dtype) <= memory
+        return
     assert taken + kv_cache_bytes(shape, n_tokens + 1, batch, dtype) > memory
     if n_tokens:
         assert taken + kv_cache_bytes(shape, n_tokens, batch, dtype) <= memory
+
+
+def test_windows_stop_growing_and_a_latent_is_one_vector():
+    per_layer = 2 * 2 * 8 * 4  # keys and values, heads, numbers, bytes
+    assert kv_cache_bytes(WINDOWS, 10) == 3 * 10 * per_layer
+    assert kv_cache_bytes(WINDOWS, 25, 2) == 2 * (25 + 2 * 10) * per_layer
+    latent = ModelShape("latent", 2, 4, 4, 8, 1001, 64, latent_dim=6)
+    assert kv_cache_bytes(latent, 5) == 2 * 5 * 6 * 4
+    assert longest_context(SHAPES["Mistral 7B"], 24 * 2**30) == math.inf
 
 
 def test_the_edges_of_the_longest_context():
@@ -90,7 +107,7 @@ def test_the_edges_of_the_longest_context():
 
 def test_sizes_and_formats_that_cannot_be():
     for memory in (0, -1, float("nan"), float("inf"), "24", None, 1j):
-        with pytest.raises(ValueError, match=r"memory_bytes is .*above 0.*80 \* 10\*\*9"):
+        with pytest.raises(ValueError, match=r"memory_bytes is .*above 0.*80 \* 2\*\*30"):
             longest_context(TINY, memory)
     for batch in (0, -1, 1.5, "1", True, None):
         with pytest.raises(ValueError, match=f"batch_size is {batch!r}; .*at least 1"):
@@ -107,38 +124,7 @@ def test_shapes_that_cannot_be():
         ModelShape("x", 0, 4, 2, 8, 10, 10)
     with pytest.raises(ValueError, match=r"head_dim is 8\.0; .*whole"):
         ModelShape("x", 1, 4, 2, 8.0, 10, 10)
+    with pytest.raises(ValueError, match="n_layers - n_window_layers is -1"):
+        ModelShape("x", 1, 4, 2, 8, 10, 10, n_window_layers=2, window=4)
     with pytest.raises(ValueError, match=r"n_kv_heads 3 does not divide n_heads 4; .*divisor of 4"):
         ModelShape("x", 1, 4, 3, 8, 10, 10)
-
-
-def test_the_widget_carries_everything_as_json():
-    widget = MemoryCalculator()
-    assert json.loads(json.dumps(widget.data)) == widget.data
-    models, gpus, *formats = (each["items"] for each in widget.data["lists"])
-    assert [model["name"] for model in models] == [*SHAPES, "your own"]
-    assert [gpu["memory_bytes"] for gpu in gpus[:-1]] == [gpu.memory_bytes for gpu in GPUS]
-    assert [[each["bits"] for each in items] for items in formats] == [list(BITS.values())] * 2
-    keys = {key for key, *_ in FIELDS}
-    assert keys - {"batch_size", "memory_bytes"} <= models[0].keys()
-    for each in widget.data["fields"]:  # what is listed can be typed
-        listed = [item[each["key"]] for item in models + gpus if each["key"] in item]
-        assert all(value <= each["most"] * each["unit"] for value in listed)
-
-
-def test_a_widget_needs_something_to_choose_from():
-    for arguments in ({"shapes": []}, {"gpus": ()}):
-        with pytest.raises(ValueError, match="at least 1 of each"):
-            MemoryCalculator(**arguments)
-
-
-def test_the_still_is_a_table_of_the_models():
-    still = MemoryCalculator().still()
-    assert 'role="img"' in still
-    for words in ("Llama 3.1 8B", "131 kB", "17.2 GB (131,072 tokens)", "16.1 GB", "8.19 kB"):
-        assert f">{words}</text>" in still
-
-
-def test_sizes_in_words():
-    sizes = {0: "0 B", 999: "999 B", 1000: "1 kB", 131_072: "131 kB", 999_499: "999 kB"}
-    sizes |= {999_500: "1 MB", 17_179_869_184: "17.2 GB", 8 * 10**28: "80 RB"}
-    assert {n_bytes: size_text(n_bytes) for n_bytes in sizes} == sizes
