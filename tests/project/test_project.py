@@ -9,7 +9,6 @@ import tomllib
 import zipfile
 
 import address
-import budgets
 import picture
 import pythons
 import yaml
