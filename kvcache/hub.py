@@ -1,7 +1,7 @@
 """The weights of public models in the book's classes: SmolLM2 and GPT-2.
 
 transformers reads the files, or downloads them from the Hugging Face hub with a progress bar; gguf
-reads GGUF files. Only this module needs them.
+reads GGUF files, and is needed for them only. No other module needs transformers.
 """
 
 import importlib.util
@@ -10,7 +10,6 @@ import struct
 from pathlib import Path
 
 import torch
-from gguf import GGUFReader, dequantize
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -156,6 +155,8 @@ def model_on(cfg, weights):
 
 def read_gguf(file):
     """The LlamaModel in a GGUF file, its weights turned back into float32, in eval mode."""
+    from gguf import GGUFReader, dequantize  # who takes the weights from the hub needs none
+
     reader = GGUFReader(file)
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
     need(tied, f"{file} has an output head of its own", "the book's model has none")
