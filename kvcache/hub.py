@@ -1,7 +1,7 @@
 """The weights of public models in the book's classes: SmolLM2 and GPT-2.
 
 transformers reads the files, or downloads them from the Hugging Face hub with a progress bar; gguf
-reads GGUF files. Only this module needs them.
+reads GGUF files, and is needed for them only. No other module needs transformers.
 """
 
 import importlib.util
@@ -10,7 +10,6 @@ import struct
 from pathlib import Path
 
 import torch
-from gguf import GGUFReader, dequantize
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -34,6 +33,18 @@ LLAMA_NAMES = (
     ("ff.down", "mlp.down_proj", "ffn_down"),
     ("final_norm.scale", "norm.weight", "output_norm.weight"),
     ("tok_emb", "embed_tokens", "token_embd"),
+)
+# A size of LlamaConfig, and what the hub's files and GGUF files call it.
+LLAMA_SIZES = (
+    ("vocab_size", "vocab_size", "vocab_size"),
+    ("context_length", "max_position_embeddings", "context_length"),
+    ("emb_dim", "hidden_size", "embedding_length"),
+    ("n_heads", "num_attention_heads", "attention.head_count"),
+    ("n_layers", "num_hidden_layers", "block_count"),
+    ("n_kv_heads", "num_key_value_heads", "attention.head_count_kv"),
+    ("hidden_dim", "intermediate_size", "feed_forward_length"),
+    ("rope_base", "rope_theta", "rope.freq_base"),
+    ("norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"),
 )
 GPT2_NAMES = (
     ("trf_blocks.", "h."),
@@ -129,17 +140,8 @@ def llama_from(theirs):
     rope = config.rope_parameters
     kind = rope["rope_type"]
     need(kind == "default", f"its rope_type is {kind!r}", "the book's model has 'default' only")
-    cfg = LlamaConfig(
-        vocab_size=config.vocab_size,
-        context_length=config.max_position_embeddings,
-        emb_dim=config.hidden_size,
-        n_heads=config.num_attention_heads,
-        n_layers=config.num_hidden_layers,
-        n_kv_heads=config.num_key_value_heads,
-        hidden_dim=config.intermediate_size,
-        rope_base=rope["rope_theta"],
-        norm_eps=config.rms_norm_eps,
-    )
+    sizes = {**config.to_dict(), **rope}
+    cfg = LlamaConfig(**{ours: sizes[name] for ours, name, _ in LLAMA_SIZES})
     return model_on(cfg, renamed(theirs.model.state_dict(), LLAMA_NAMES, 1))
 
 
@@ -153,25 +155,18 @@ def model_on(cfg, weights):
 
 def read_gguf(file):
     """The LlamaModel in a GGUF file, its weights turned back into float32, in eval mode."""
+    from gguf import GGUFReader, dequantize  # who takes the weights from the hub needs none
+
     reader = GGUFReader(file)
-    need("output.weight" not in [x.name for x in reader.tensors], "it has an output head", "tie it")
+    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    need(tied, f"{file} has an output head of its own", "the book's model has none")
 
     def value(name):
         field = reader.fields.get(f"llama.{name}")
         need(field, f"{file} has no llama.{name}", "pass the file of a Llama")
         return field.contents()
 
-    cfg = LlamaConfig(
-        vocab_size=value("vocab_size"),
-        context_length=value("context_length"),
-        emb_dim=value("embedding_length"),
-        n_heads=value("attention.head_count"),
-        n_layers=value("block_count"),
-        n_kv_heads=value("attention.head_count_kv"),
-        hidden_dim=value("feed_forward_length"),
-        rope_base=value("rope.freq_base"),
-        norm_eps=value("attention.layer_norm_rms_epsilon"),
-    )
+    cfg = LlamaConfig(**{ours: value(name) for ours, _, name in LLAMA_SIZES})
     weights = {}
     for tensor in reader.tensors:
         weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
