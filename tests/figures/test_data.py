@@ -364,6 +364,8 @@ def test_the_calculator_carries_all_models_and_cards():
     assert {each["batch_size"] for each in models[:-1]} == {1}  # another model is one text again
     scaled = [[each["name"] for each in items if each["has_scales"]] for items in formats]
     assert scaled == [["int8: 8 bits and scales", "int4: 4 bits and scales"]] * 2
+    one = MemoryCalculator(shapes=(shape for shape in MODEL_SHAPES[:1])).data["lists"][0]["items"]
+    assert len(one) == 2
     for none in ({"shapes": []}, {"gpus": ()}):
         refused(ValueError, "at least 1 of each", MemoryCalculator, **none)
 
