@@ -20,7 +20,7 @@ from kvcache.widgets import Generation, KVTimeline
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 FIRST_VIEW, FIRST_VIEW_PACKED = 2500, 1000
-SCRIPTS_PACKED = 25_000  # bytes of all JavaScript and CSS of the figures
+SCRIPTS_PACKED = 25 * 1024  # bytes of all JavaScript and CSS of the figures
 KIND = "application/vnd.jupyter.widget"
 
 # Notes when the last figure of a page was drawn, from the start of the navigation.
