@@ -17,14 +17,17 @@ class MemoryCalculator(Figure):
     """
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
-        if not shapes or not gpus:
-            raise ValueError(f"{len(shapes)} shapes and {len(gpus)} GPUs; pass at least 1 of each.")
-        self.shapes = tuple(shapes)
+        self.shapes, gpus = tuple(shapes), tuple(gpus)
+        if not self.shapes or not gpus:
+            found = f"{len(self.shapes)} shapes and {len(gpus)} GPUs"
+            raise ValueError(f"{found}; pass at least 1 of each.")
         own, formats = {"name": "your own"}, []
         for name, bits in BITS.items():
             said = f"{name}: {bits} bits" + (" and scales" if name in SCALED else "")
             formats.append({"name": said, "bits": bits, "has_scales": name in SCALED})
-        models = [{**asdict(shape), "batch_size": 1} for shape in shapes]  # another model: 1 text
+        models = [
+            {**asdict(shape), "batch_size": 1} for shape in self.shapes
+        ]  # another model: 1 text
         labels = ("Model", "GPU", "Cache format", "Weight format")
         choices = [*models, own], [*map(GPU._asdict, gpus), own], formats, formats
         lists = [{"label": label, "items": it} for label, it in zip(labels, choices, strict=True)]

@@ -48,8 +48,8 @@ class OwnPrompt(ipywidgets.VBox):
                 clear_output(wait=True)
                 display(shown)
             self.message.value = ""
-        except (TypeError, ValueError, RuntimeError) as problem:
-            self.message.value = str(problem)
+        except Exception as problem:
+            self.message.value = str(problem) or type(problem).__name__
         finally:
             self.button.disabled = False
 

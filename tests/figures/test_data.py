@@ -59,27 +59,21 @@ def test_a_module_travels_as_one_text(figure):
     assert "export default figure(" in figure._esm
 
 
-def test_display_gives_the_view_and_the_still(traces, monkeypatch):
-    shown = []
-    monkeypatch.setattr("kvcache.widgets.figure.display", lambda *a, **k: shown.append(a[0]))
-    widget = KVTimeline(*traces)
-    widget._ipython_display_()
-    view = shown[0]["application/vnd.jupyter.widget-view+json"]
-    assert view["model_id"] == widget.model_id
-    assert f'<noscript data-still-of="{widget.model_id}">' in shown[1].data
-
-
-def test_colab_gets_the_metadata_that_it_asks_for(traces, monkeypatch):
-    """Without it Colab does not draw widgets of others than its own."""
-    output = types.ModuleType("google.colab.output")
+def test_display_gives_the_view_and_the_still_and_what_colab_asks_for(traces, monkeypatch):
+    """Without that metadata Colab does not draw widgets of others than its own."""
+    output, shown = types.ModuleType("google.colab.output"), []
     output.enable_custom_widget_manager = lambda: None
     output._widgets = types.SimpleNamespace(_installed_url="https://colab.example/manager.js")
     monkeypatch.setitem(sys.modules, "google.colab.output", output)
-    shown = []
-    monkeypatch.setattr("kvcache.widgets.figure.display", lambda *a, **k: shown.append(k))
-    KVTimeline(*traces)._ipython_display_()
-    asked = shown[0]["metadata"]["application/vnd.jupyter.widget-view+json"]["colab"]
-    assert asked["custom_widget_manager"]["url"] == "https://colab.example/manager.js"
+    monkeypatch.setattr("kvcache.widgets.figure.display", lambda it, **k: shown.append((it, k)))
+    widget = KVTimeline(*traces)
+    widget._ipython_display_()
+    (bundle, options), (still, _) = shown
+    view = "application/vnd.jupyter.widget-view+json"
+    assert bundle[view]["model_id"] == widget.model_id
+    assert f'<noscript data-still-of="{widget.model_id}">' in still.data
+    asked = options["metadata"][view]["colab"]["custom_widget_manager"]["url"]
+    assert asked == "https://colab.example/manager.js"
 
 
 def test_numbers_that_json_does_not_know_are_refused():
@@ -370,6 +364,8 @@ def test_the_calculator_carries_all_models_and_cards():
     assert {each["batch_size"] for each in models[:-1]} == {1}  # another model is one text again
     scaled = [[each["name"] for each in items if each["has_scales"]] for items in formats]
     assert scaled == [["int8: 8 bits and scales", "int4: 4 bits and scales"]] * 2
+    one = MemoryCalculator(shapes=(shape for shape in MODEL_SHAPES[:1])).data["lists"][0]["items"]
+    assert len(one) == 2
     for none in ({"shapes": []}, {"gpus": ()}):
         refused(ValueError, "at least 1 of each", MemoryCalculator, **none)
 
