@@ -176,9 +176,9 @@ def test_without_the_marked_lines_the_loop_is_that_of_a_model_without_a_cache(tr
     data = CodeChanges(*trained, encode("Time flies fast")).data
     lines = [row[0] for row in data["changes"][4]["pieces"][0]["rows"] if row[0] is not None]
     assert not any("_cache(" in line or "cache_k" in line for line in lines)
-    names = {"torch": torch, "eval_mode": eval_mode, "pick": pick}
+    names = {"torch": torch, "eval_mode": eval_mode}
     exec("\n".join(lines), names)  # the very lines that the figure shows as "before"
-    tokens = list(names["next_tokens"](trained[0], encode("Time"), 5, False, 0.0, None, None))
+    tokens = list(names["next_tokens"](trained[0], encode("Time"), 5, False, pick))
     expected = generate(trained[0], encode("Time"), 5)[0, 1:].tolist()
     assert [token.item() for token in tokens] == expected
 
