@@ -6,6 +6,7 @@ from base64 import b64decode
 from functools import cache
 
 import tiktoken
+import torch
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from . import data
@@ -24,6 +25,16 @@ def load_tokenizer():
     return tiktoken.Encoding(
         "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special
     )
+
+
+def encode(text, device=None):
+    """The token ids of a text as a model takes them, (1, n_tokens)."""
+    return torch.tensor([load_tokenizer().encode(text)], device=device)
+
+
+def decode(token_ids):
+    """The text of some token ids, of any shape."""
+    return load_tokenizer().decode(token_ids.flatten().tolist())
 
 
 def token_label(token_id):

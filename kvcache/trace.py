@@ -115,11 +115,11 @@ def watch(model, vectors=False):
     need(attends, problem, "pass a model of kvcache, such as cached.GPTModel", TypeError)
 
     def before(model, args, kwargs):
-        given = parameters.bind(*args, **kwargs).arguments
-        n_rows, n_new = given["token_ids"].shape
+        token_ids = args[0] if args else kwargs["token_ids"]
+        n_rows, n_new = token_ids.shape
         need(n_rows == 1, f"the batch size is {n_rows}", "watch one: token_ids[:1]")
-        noted.update(token_ids=given["token_ids"][0].tolist(), layers=[])
-        cache = given.get("cache")
+        noted.update(token_ids=token_ids[0].tolist(), layers=[])
+        cache = parameters.bind(*args, **kwargs).arguments.get("cache")
         noted["places"] = None if cache is None else cache.key_slots(n_new).tolist()
 
     def note_positions(table, inputs, output):
