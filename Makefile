@@ -83,7 +83,7 @@ validate: tools/node_modules ## check the HTML of the built book (needs Node.js 
 	@java -jar tools/node_modules/vnu-jar/build/dist/vnu.jar --errors-only --skip-non-html $(HTML)
 
 links: book ## follow the links to other sites (needs a network)
-	@$(BIN)/jupyter-book build . --builder linkcheck
+	@$(BIN)/jupyter-book build . --builder custom --custom-builder linkcheck
 
 train: .venv/.book ## train the small model again
 	@$(BIN)/python tools/train.py
