@@ -1,8 +1,7 @@
 """Prints the speed table: GPT-2's 124M shape on this machine, beside what is on record.
 
-The experiments are those that the chapters tell: `writing`, without and with a cache, `decoding`,
-with each cache and with transformers, and `machine`, from which the limit comes. Each is measured
-for about a minute, at least one whole round, and nothing is put on record.
+The experiments are those of the chapters: `writing`, without and with a cache, `decoding`, with each
+cache and with transformers, `machine`, the limit. Each runs for about a minute; nothing is recorded.
 """
 
 import sys

@@ -3,9 +3,8 @@
     make measure              all of them
     make measure NAME=writing one or more: NAME="machine writing"
 
-Each record is written as soon as it is there, so that an interruption loses only the experiment
-that was under way. One that the machine does not hold still for is refused; the others go on. An
-experiment that stands in a chapter is measured by running that chapter up to it.
+Each record is written as soon as it is there: an interruption loses only what was under way. One that
+is not steady is refused; the others go on. For one that stands in a chapter the chapter is run.
 """
 
 import ast
@@ -74,19 +73,8 @@ def all_experiments():
     return found
 
 
-def measure_packaged(name, seconds=None, folder=FOLDER):
-    """Measure an experiment of the package, and write it. Returns what went wrong, or None."""
-    try:
-        packaged()[name].measure(DEVICE, seconds).write(folder)
-    except Exception as problem:  # of any kind: the others go on
-        return f"{type(problem).__name__}: {problem}"
-
-
 def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
-    """Run a chapter once, up to the last of some of its experiments; yield (name, what went wrong).
-
-    What a cell writes stays there, whatever happens to those after it.
-    """
+    """Run a chapter up to the last of some of its experiments; yield (name, what went wrong)."""
     notebook = nbformat.read(path, as_version=4)
     calls = {}
     for index, cell in enumerate(notebook.cells):
@@ -119,8 +107,13 @@ def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
 
 def measure(names, seconds=None, folder=FOLDER):
     """Measure some experiments and write their records; yield (name, what went wrong)."""
-    for name in (name for name in names if name in packaged()):
-        yield name, measure_packaged(name, seconds, folder)
+    for name, experiment in packaged().items():
+        if name in names:
+            try:
+                experiment.measure(DEVICE, seconds).write(folder)
+                yield name, None
+            except Exception as problem:  # of any kind: the others go on
+                yield name, f"{type(problem).__name__}: {problem}"
     chapters = {}
     for name, path, _, _ in in_chapters():
         if name in names:

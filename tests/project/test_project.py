@@ -112,7 +112,7 @@ def all_lines(*patterns):
 def test_what_records_reads_and_compares_is_small():
     names = ("__init__", "experiments", "code_hash", "records")
     paths = [PACKAGE / "measurements" / f"{name}.py" for name in names]
-    assert sum(lines_of_code(path) for path in [*paths, PACKAGE / "told.py"]) <= 290
+    assert sum(lines_of_code(path) for path in [*paths, PACKAGE / "told.py"]) <= 295
     assert lines_of_code(PACKAGE / "measurements" / "showing.py") <= 100
 
 
