@@ -1,7 +1,7 @@
 """Prints the speed table: GPT-2's 124M shape on this machine, beside what is on record.
 
-The experiments are those of the chapters: `writing`, without and with a cache, `decoding`, with each
-cache and with transformers, `machine`, the limit. Each runs for about a minute; nothing is recorded.
+The experiments are those of the chapters: `writing`, with a cache and without, `decoding`, with all
+caches and with transformers, and `machine`, the limit. Each runs for about a minute, for the table.
 """
 
 import sys

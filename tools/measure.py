@@ -3,8 +3,8 @@
     make measure              all of them
     make measure NAME=writing one or more: NAME="machine writing"
 
-Each record is written as soon as it is there: an interruption loses only what was under way. One that
-is not steady is refused; the others go on. For one that stands in a chapter the chapter is run.
+Each record is written as soon as it is there: an interruption loses only what is under way. What
+is not steady is refused; the others go on. For one that stands in a chapter, the chapter is run.
 """
 
 import ast
