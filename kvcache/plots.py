@@ -82,12 +82,6 @@ def time_per_token(timings):
     return lines(curves, "position of the new token", "time per token (ms)", description, CACHES)
 
 
-def tokens_per_second(timings):
-    """A bar for each timing. Without a cache first, then with."""
-    rates = [(timing.label, timing.tokens_per_second) for timing in timings]
-    return bars(rates, "tokens per second", "Tokens per second.", colours=(RECOMPUTED, REUSED))
-
-
 def bars(rows, xlabel, description, digits=1, colours=()):
     """A bar for each row, below its label and before its number.
 
@@ -106,15 +100,3 @@ def bars(rows, xlabel, description, digits=1, colours=()):
             description += f" {label}: {number}."
         axes.set(xlabel=xlabel, yticks=[], ylim=(len(rows) - 0.6, -0.8))
     return Plot(figure, description)
-
-
-def speed_up(without, cached):
-    """How many times as fast the cached generation is, against the number of new tokens."""
-    lengths = len(without.per_token), len(cached.per_token)
-    if lengths[0] != lengths[1]:
-        raise ValueError(f"the generations have {lengths} new tokens; time the same number twice.")
-    ratio = without.per_token.cumsum(0) / cached.per_token.cumsum(0)  # (n_new_tokens,)
-    description = f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
-    description += f"{ratio[-1]:.1f} after {len(ratio)}."
-    curves = [("speed-up", range(1, len(ratio) + 1), ratio)]
-    return lines(curves, "new tokens generated", "times as fast with a cache", description)
