@@ -20,6 +20,7 @@ STYLE = {
     "font.size": 12.5,
     "legend.frameon": False,
     "lines.linewidth": 2,
+    "savefig.transparent": True,
     "svg.fonttype": "none",
 }
 
@@ -40,14 +41,10 @@ class Plot:
         text, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
         # The salt makes the names inside one picture differ from those of every other on the page.
         with plt.rc_context({**STYLE, "svg.hashsalt": self.description}):
-            self.figure.savefig(
-                text, format="svg", transparent=True, bbox_inches="tight", metadata=nothing
-            )
-        svg = text.getvalue()
+            self.figure.savefig(text, format="svg", bbox_inches="tight", metadata=nothing)
+        svg = text.getvalue().replace(TEXT, "currentColor")
         # Its style would hold for every picture of the page, and its names for every group.
-        svg = re.sub(
-            "(?s)<style.*?</style>", "", svg[svg.index("<svg") :].replace(TEXT, "currentColor")
-        )
+        svg = re.sub("(?s)<style.*?</style>", "", svg[svg.index("<svg") :])
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
         label = html.escape(self.description)

@@ -99,7 +99,7 @@ def test_another_device_than_the_cache_is_on(models):
     caching(GOOD, use_cache=True)
     for block in caching.trf_blocks:
         block.att.cache_k = block.att.cache_k.to("meta")
-    with pytest.raises(ValueError, match=r"on cpu, the cache on meta; call model\.reset_kv_cache"):
+    with pytest.raises(ValueError, match=r"1 on cpu, the cache holds 1 on meta; call model\.reset"):
         caching(GOOD, use_cache=True)
 
 
