@@ -79,7 +79,7 @@ def time_per_token(timings):
     return lines(curves, "position of the new token", "time per token (ms)", description, CACHES)
 
 
-def bars(rows, xlabel, description, digits=1, colours=()):
+def bars(rows, xlabel, description, colours=()):
     """A bar for each row, below its label and before its number.
 
     rows     [(label, value), ...]
@@ -91,7 +91,7 @@ def bars(rows, xlabel, description, digits=1, colours=()):
             colour = colours[row] if row < len(colours) else TEXT
             hatch = "///" if colour == RECOMPUTED else ""
             bar = axes.barh(row, value, 0.4, fill=False, edgecolor=colour, hatch=hatch, linewidth=2)
-            number = f"{value:,.{digits}f}"
+            number = f"{value:,.1f}"
             axes.bar_label(bar, [number], padding=6)
             axes.text(0, row - 0.3, label)
             description += f" {label}: {number}."
