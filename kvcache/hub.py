@@ -5,7 +5,6 @@ reads GGUF files, and is needed for them only. No other module needs transformer
 """
 
 import importlib.util
-import mmap
 import struct
 from pathlib import Path
 
@@ -18,6 +17,9 @@ from .llama import LlamaConfig, LlamaModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GPT2 = "openai-community/gpt2"
+
+# As it stands in a GGUF file: a setting's name, 8 for a string, the length, the string.
+SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
 
 # Parts of our names, of the hub's and of those in GGUF files; replaced in this order.
 LLAMA_NAMES = (
@@ -102,17 +104,10 @@ def load_hub_tokenizer(place, revision=None):
     """
     where, options = _files(place, revision)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    if "gguf_file" in options and _asks_for_smollm(place):
+    if "gguf_file" in options and SPLIT_AS_SMOLLM in Path(place).read_bytes():
         steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
     return tokenizer
-
-
-def _asks_for_smollm(file):
-    """Whether a GGUF file holds that setting: its name, 8 for a string, the length, the string."""
-    setting = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
-    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(setting) >= 0
 
 
 def _files(place, revision):

@@ -59,7 +59,6 @@ def token_texts(token_ids):
 
 def token_bytes(token_id):
     """The bytes of one token; beyond the vocabulary of the tokenizer its number."""
-    try:
-        return load_tokenizer().decode_single_token_bytes(token_id)
-    except KeyError:
-        return f"#{token_id}".encode()
+    tokenizer = load_tokenizer()
+    known = token_id < tokenizer.n_vocab
+    return tokenizer.decode_single_token_bytes(token_id) if known else f"#{token_id}".encode()
