@@ -124,7 +124,10 @@ class PagedCache:
 
 
 class PagedBatch(Cache):
-    """Some sequences of a PagedCache, as a cache that a model takes. Their lengths may differ."""
+    """Some sequences of a PagedCache, as a cache that a model takes. Their lengths may differ.
+
+    n_bytes counts all blocks of the PagedCache, free or not.
+    """
 
     def __init__(self, pages, sequences):
         self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
