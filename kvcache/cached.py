@@ -123,8 +123,6 @@ class GPTModel(nn.Module):
         need(not self.training, "the model is in training mode", "call model.eval() first")
         cached = self.trf_blocks[0].att.cache_k
         if cached is not None:
-            remedy = "call model.reset_kv_cache() first"
-            problem = f"token_ids has batch size {len(token_ids)}, the cache holds {len(cached)}"
-            need(len(token_ids) == len(cached), problem, remedy)
-            problem = f"token_ids is on {token_ids.device}, the cache on {cached.device}"
-            need(token_ids.device == cached.device, problem, remedy)
+            given, kept = (f"{len(rows)} on {rows.device}" for rows in (token_ids, cached))
+            problem = f"token_ids has batch size {given}, the cache holds {kept}"
+            need(given == kept, problem, "call model.reset_kv_cache() first")

@@ -75,10 +75,9 @@ class GPTConfig:
         Raises TypeError for a wrong type, ValueError for a wrong shape or place, or a long text.
         """
         dtype = getattr(token_ids, "dtype", None)
-        right = isinstance(token_ids, torch.Tensor) and dtype in (torch.int64, torch.int32)
         problem = f"token_ids is a {type(token_ids).__name__} of dtype {dtype}"
         remedy = "pass torch.tensor([[id, id, ...]]), or token_ids.long()"
-        need(right, problem, remedy, TypeError)
+        need(dtype in (torch.int64, torch.int32), problem, remedy, TypeError)
         shape, where = tuple(token_ids.shape), token_ids.device
         remedy = "pass (batch, n_tokens), at least 1 token; for one text token_ids.unsqueeze(0)"
         need(len(shape) == 2 and 0 not in shape, f"token_ids has shape {shape}", remedy)

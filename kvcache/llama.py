@@ -40,22 +40,13 @@ class LlamaConfig(GPTConfig):
         check_kv_heads(self.n_heads, self.n_kv_heads)
         for name, value in (("rope_base", self.rope_base), ("norm_eps", self.norm_eps)):
             need(0 < value < math.inf, f"{name} is {value!r}", "choose a number above 0")
-        even = self.head_dim % 2 == 0
-        need(
-            even, f"head_dim is {self.head_dim}", "rotary positions turn pairs: choose an even one"
-        )
+        remedy = "rotary positions turn pairs: choose an even one"
+        need(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}", remedy)
 
 
-class RMSNorm(nn.Module):
+def rms_norm(cfg):
     """Brings each token's vector to a mean square of 1, then scales it (Zhang, Sennrich 2019)."""
-
-    def __init__(self, cfg):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(cfg.emb_dim))
-        self.eps = cfg.norm_eps
-
-    def forward(self, x):
-        return F.rms_norm(x, self.scale.shape, self.scale, self.eps)
+    return nn.RMSNorm(cfg.emb_dim, eps=cfg.norm_eps)
 
 
 def rotation(cfg, positions):
@@ -117,7 +108,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.att, self.ff = GroupedQueryAttention(cfg), FeedForward(cfg)
-        self.norm1, self.norm2 = RMSNorm(cfg), RMSNorm(cfg)
+        self.norm1, self.norm2 = rms_norm(cfg), rms_norm(cfg)
 
     def forward(self, x, turn, layer, cache, mask):
         x = x + self.att(self.norm1(x), turn, layer, cache, mask)
@@ -135,7 +126,7 @@ class LlamaModel(nn.Module):
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
         self.trf_blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
-        self.final_norm = RMSNorm(cfg)
+        self.final_norm = rms_norm(cfg)
 
     def forward(self, token_ids, cache=None, last_only=False):
         with torch.set_grad_enabled(cache is None and torch.is_grad_enabled()):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .baseline import LayerNorm
 from .caches.base import begin_pass
 
 
@@ -62,7 +63,7 @@ class GPTModel(nn.Module):
                 block[f"b_{name}"] = torch.zeros(shape[1])
             for norm in ("norm1", "norm2"):
                 block[f"{norm}_scale"], block[f"{norm}_shift"] = torch.ones(d), torch.zeros(d)
-        self.final_norm = nn.LayerNorm(d)
+        self.final_norm = LayerNorm(d)
         self.W_head = nn.Parameter(torch.empty(d, cfg.vocab_size).normal_(std=0.02))
         self.register_load_state_dict_pre_hook(from_baseline)
 
@@ -127,14 +128,11 @@ def from_baseline(model, state_dict, *_):
     for layer in range(model.cfg.n_layers):
         old, new = f"trf_blocks.{layer}.", f"blocks.{layer}."
         state_dict.pop(f"{old}att.mask", None)
-        for name in ("norm1", "norm2"):
-            for part in ("scale", "shift"):
-                state_dict[f"{new}{name}_{part}"] = state_dict.pop(f"{old}{name}.{part}")
+        for name in ("norm1.scale", "norm1.shift", "norm2.scale", "norm2.shift"):
+            state_dict[new + name.replace(".", "_")] = state_dict.pop(old + name)
         for name, places in LINEARS.items():
             W = torch.cat([state_dict.pop(f"{old}{place}.weight") for place in places])
             b = W.new_zeros(len(W))
             if name != "qkv" or model.cfg.qkv_bias:
                 b = torch.cat([state_dict.pop(f"{old}{place}.bias") for place in places])
             state_dict[f"{new}W_{name}"], state_dict[f"{new}b_{name}"] = W.t().contiguous(), b
-    for ours, theirs in (("weight", "scale"), ("bias", "shift")):
-        state_dict[f"final_norm.{ours}"] = state_dict.pop(f"final_norm.{theirs}")

@@ -20,6 +20,7 @@ STYLE = {
     "font.size": 12.5,
     "legend.frameon": False,
     "lines.linewidth": 2,
+    "savefig.transparent": True,
     "svg.fonttype": "none",
 }
 
@@ -40,14 +41,10 @@ class Plot:
         text, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
         # The salt makes the names inside one picture differ from those of every other on the page.
         with plt.rc_context({**STYLE, "svg.hashsalt": self.description}):
-            self.figure.savefig(
-                text, format="svg", transparent=True, bbox_inches="tight", metadata=nothing
-            )
-        svg = text.getvalue()
+            self.figure.savefig(text, format="svg", bbox_inches="tight", metadata=nothing)
+        svg = text.getvalue().replace(TEXT, "currentColor")
         # Its style would hold for every picture of the page, and its names for every group.
-        svg = re.sub(
-            "(?s)<style.*?</style>", "", svg[svg.index("<svg") :].replace(TEXT, "currentColor")
-        )
+        svg = re.sub("(?s)<style.*?</style>", "", svg[svg.index("<svg") :])
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub('width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*"', "", svg, count=1)
         label = html.escape(self.description)
@@ -82,13 +79,7 @@ def time_per_token(timings):
     return lines(curves, "position of the new token", "time per token (ms)", description, CACHES)
 
 
-def tokens_per_second(timings):
-    """A bar for each timing. Without a cache first, then with."""
-    rates = [(timing.label, timing.tokens_per_second) for timing in timings]
-    return bars(rates, "tokens per second", "Tokens per second.", colours=(RECOMPUTED, REUSED))
-
-
-def bars(rows, xlabel, description, digits=1, colours=()):
+def bars(rows, xlabel, description, colours=()):
     """A bar for each row, below its label and before its number.
 
     rows     [(label, value), ...]
@@ -100,21 +91,9 @@ def bars(rows, xlabel, description, digits=1, colours=()):
             colour = colours[row] if row < len(colours) else TEXT
             hatch = "///" if colour == RECOMPUTED else ""
             bar = axes.barh(row, value, 0.4, fill=False, edgecolor=colour, hatch=hatch, linewidth=2)
-            number = f"{value:,.{digits}f}"
+            number = f"{value:,.1f}"
             axes.bar_label(bar, [number], padding=6)
             axes.text(0, row - 0.3, label)
             description += f" {label}: {number}."
         axes.set(xlabel=xlabel, yticks=[], ylim=(len(rows) - 0.6, -0.8))
     return Plot(figure, description)
-
-
-def speed_up(without, cached):
-    """How many times as fast the cached generation is, against the number of new tokens."""
-    lengths = len(without.per_token), len(cached.per_token)
-    if lengths[0] != lengths[1]:
-        raise ValueError(f"the generations have {lengths} new tokens; time the same number twice.")
-    ratio = without.per_token.cumsum(0) / cached.per_token.cumsum(0)  # (n_new_tokens,)
-    description = f"Speed-up against length: {ratio[0]:.1f} after the first new token, "
-    description += f"{ratio[-1]:.1f} after {len(ratio)}."
-    curves = [("speed-up", range(1, len(ratio) + 1), ratio)]
-    return lines(curves, "new tokens generated", "times as fast with a cache", description)

@@ -21,15 +21,14 @@ def load_tokenizer():
     # Each line is one token: its bytes in base64, and its rank, which is its id.
     lines = data.checked_path("r50k_base.tiktoken").read_bytes().splitlines()
     ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
-    special = {"<|endoftext|>": len(ranks)}
-    return tiktoken.Encoding(
-        "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special
-    )
+    options = {"pat_str": r50k_pat_str, "special_tokens": {"<|endoftext|>": len(ranks)}}
+    return tiktoken.Encoding("gpt2", mergeable_ranks=ranks, **options)
 
 
 def encode(text, device=None):
-    """The token ids of a text as a model takes them, (1, n_tokens)."""
-    return torch.tensor([load_tokenizer().encode(text)], device=device)
+    """The token ids of a text as a model takes them, (1, n_tokens). No mark in it is special."""
+    token_ids = load_tokenizer().encode_ordinary(text)
+    return torch.tensor([token_ids], dtype=torch.int64, device=device)
 
 
 def decode(token_ids):
@@ -60,7 +59,6 @@ def token_texts(token_ids):
 
 def token_bytes(token_id):
     """The bytes of one token; beyond the vocabulary of the tokenizer its number."""
-    try:
-        return load_tokenizer().decode_single_token_bytes(token_id)
-    except KeyError:
-        return f"#{token_id}".encode()
+    tokenizer = load_tokenizer()
+    known = token_id < tokenizer.n_vocab
+    return tokenizer.decode_single_token_bytes(token_id) if known else f"#{token_id}".encode()

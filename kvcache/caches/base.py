@@ -150,7 +150,5 @@ def made_for(cfg, dtype, device):
 def buffers(cfg, batch_size, n_tokens, dtype, device):
     """For keys and for values, of each layer: zeros (batch, n_kv_heads, n_tokens, head_dim)."""
     shape = (batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
-    return [
-        [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.n_layers)]
-        for _ in range(2)
-    ]
+    made = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * cfg.n_layers)]
+    return made[: cfg.n_layers], made[cfg.n_layers :]

@@ -124,21 +124,19 @@ class PagedCache:
 
 
 class PagedBatch(Cache):
-    """Some sequences of a PagedCache, as a cache that a model takes. Their lengths may differ."""
+    """Some sequences of a PagedCache, as a cache that a model takes. Their lengths may differ.
+
+    n_bytes counts all blocks of the PagedCache, free or not.
+    """
 
     def __init__(self, pages, sequences):
         self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
-        self.made_for = pages.made_for
+        self.made_for, self.keys, self.values = pages.made_for, pages.keys, pages.values
 
     @property
     def n_tokens(self):
         """Stored tokens of the longest sequence. Raises ValueError if one was freed."""
         return max(self.lengths())
-
-    @property
-    def n_bytes(self):
-        """Bytes of all blocks of the PagedCache."""
-        return self.pages.n_bytes
 
     def lengths(self):
         for sequence in self.sequences:

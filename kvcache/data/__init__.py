@@ -6,7 +6,6 @@ from pathlib import Path
 from ..config import need
 
 FOLDER = Path(__file__).resolve().parent
-SUFFIXES = {".json", ".safetensors", ".tiktoken", ".txt"}
 
 
 def checked_path(name):
@@ -35,7 +34,6 @@ def hashes():
 
 
 def write_hashes():
-    """Bring SHA256SUMS up to date, after a file was made anew on purpose."""
-    names = sorted(path.name for path in FOLDER.iterdir() if path.suffix in SUFFIXES)
-    lines = [f"{sha256(FOLDER / name)}  {name}\n" for name in names]
+    """Bring SHA256SUMS up to date, after a file that it names was made anew on purpose."""
+    lines = [f"{sha256(FOLDER / name)}  {name}\n" for name in hashes()]
     (FOLDER / "SHA256SUMS").write_text("".join(lines))

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..config import need
 from .figure import Figure
 from .still import table_picture
 
@@ -37,17 +38,16 @@ class Attention(Figure):
 
 
 def _check(words, matrices):
-    if not words:
-        raise ValueError("there are 0 words; give at least 1.")
+    need(words, "there are 0 words", "give at least 1")
     emb_dim, head_dim = (matrices[name].shape[-1:].numel() for name in ("x", "W_q"))
+    remedy = "give x (n_words, emb_dim) and each matrix (emb_dim, head_dim), with no 0"
     for name, matrix in matrices.items():
         shape = tuple(matrix.shape)
         wanted = (len(words), emb_dim) if name == "x" else (emb_dim, head_dim)
-        if shape != wanted or 0 in shape:
-            remedy = "give x (n_words, emb_dim) and each matrix (emb_dim, head_dim)"
-            raise ValueError(f"{name} has shape {shape}, not {wanted}; {remedy}, with no 0.")
-        if not matrix.isfinite().all():
-            raise ValueError(f"{name} has a number that is infinite or NaN; give finite ones.")
+        right = shape == wanted and 0 not in shape
+        need(right, f"{name} has shape {shape}, not {wanted}", remedy)
+        problem = f"{name} has a number that is infinite or NaN"
+        need(matrix.isfinite().all(), problem, "give finite ones")
 
 
 def _tables(x, W_q, W_k, W_v, causal):  # noqa: N803

@@ -1,5 +1,6 @@
 """Blocks and block tables: which blocks of a paged cache are taken, shared and free."""
 
+from ..config import need
 from ..tokenizer import token_label
 from .figure import Figure
 from .still import table_picture
@@ -18,15 +19,15 @@ def block_shot(pages, label, sequences):
     for name, (sequence, token_ids) in sequences.items():
         pages.check(sequence)
         lengths[name] = length = pages.lengths[sequence]
-        if len(token_ids) < length:
-            raise ValueError(f"{name} stores {length} tokens, {len(token_ids)} ids were given.")
+        problem = f"{name} stores {length} tokens, {len(token_ids)} ids were given"
+        need(len(token_ids) >= length, problem, "give all of them")
         tables[name] = pages.tables[sequence][:]
         for i, block in enumerate(tables[name]):
             labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]
             blocks[block]["users"].append(name)
             blocks[block]["tokens"] = max(blocks[block]["tokens"], labels, key=len)
-    found = {"label": label, "blocks": blocks, "tables": tables}
-    return found | {"size": size, "lengths": lengths}
+    now = {"blocks": blocks, "tables": tables, "lengths": lengths}
+    return {"label": label, "size": size, **now}
 
 
 class BlockTables(Figure):
@@ -38,11 +39,9 @@ class BlockTables(Figure):
     """
 
     def __init__(self, shots, **kwargs):
-        if not shots:
-            raise ValueError("there are 0 shots; BlockTables needs at least 1.")
+        need(shots, "there are 0 shots", "BlockTables needs at least 1")
         sizes = {(shot["size"], len(shot["blocks"])) for shot in shots}
-        if len(sizes) > 1:
-            raise ValueError(f"the shots are of caches of sizes {sorted(sizes)}; show one cache.")
+        need(len(sizes) == 1, f"the shots are of caches of sizes {sorted(sizes)}", "show one cache")
         super().__init__(data={"size": shots[0]["size"], "shots": list(shots)}, **kwargs)
 
     def still(self):

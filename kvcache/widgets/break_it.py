@@ -2,6 +2,7 @@
 
 import torch
 
+from ..config import need
 from ..generate import eval_mode, generate
 from ..tokenizer import token_label, token_texts
 from .figure import Figure
@@ -19,11 +20,10 @@ class BreakIt(Figure):
     """
 
     def __init__(self, reference, runs, **kwargs):
-        if not runs:
-            raise ValueError("no runs were given; BreakIt needs at least 1.")
+        need(runs, "no runs were given", "BreakIt needs at least 1")
         for name, (calls, start) in runs.items():
-            if not 0 <= start < len(calls):
-                raise ValueError(f"{name}: start is {start}, with {len(calls)} calls recorded.")
+            problem = f"{name}: start is {start}, with {len(calls)} calls recorded"
+            need(0 <= start < len(calls), problem, "give the number of one of them")
         with torch.no_grad(), eval_mode(reference):
             data = {"runs": [_run(reference, name, *run) for name, run in runs.items()]}
         super().__init__(data=data, **kwargs)
@@ -48,8 +48,8 @@ def _run(reference, name, calls, start):
     text_ids, keys, seen, steps = list(prompt), [], set(), []
     for number, call in enumerate(calls):
         n_fed, n_old = len(call.token_ids), len(call.visible) - len(call.token_ids)
-        if n_old > len(keys):
-            raise ValueError(f"{name}: {n_old} keys were cached before call {number}; watch all.")
+        problem = f"{name}: {n_old} keys were cached before call {number}"
+        need(n_old <= len(keys), problem, "watch all calls")
         # The tokens that are fed are the last ones of the text, or of an earlier text.
         places = range(len(text_ids) - n_fed, len(text_ids)) if number >= start else [None] * n_fed
         keys = [{**key, "mark": "r"} for key in keys[len(keys) - n_old :]]

@@ -7,6 +7,7 @@ import textwrap
 import torch
 
 from .. import baseline, cached
+from ..config import need
 from ..generate import next_tokens
 from ..tokenizer import token_label
 from ..trace import trace, watch
@@ -35,14 +36,14 @@ class CodeChanges(Figure):
             raise TypeError("pass a baseline.GPTModel first, then a cached.GPTModel.")
         # The last experiment writes as many tokens as there are, after the first of them.
         caching.cfg.check_token_ids(token_ids, caching.tok_emb.weight.device, n_past=1)
-        shape = tuple(token_ids.shape)
-        if shape[0] != 1 or shape[1] < 2:
-            raise ValueError(f"token_ids has shape {shape}; pass (1, n_tokens), n_tokens >= 2.")
+        n_rows, n_tokens = shape = tuple(token_ids.shape)
+        right = n_rows == 1 and n_tokens >= 2
+        need(right, f"token_ids has shape {shape}", "pass (1, n_tokens), n_tokens >= 2")
         changes, experiments = [], _experiments(plain, caching, token_ids)
         for places, experiment in zip(PLACES, experiments, strict=True):
+            tokens, before, after = experiment
             pieces = [_piece(place) for place in places.split()]
-            shown = dict(zip(("tokens", "before", "after"), experiment, strict=True))
-            changes.append({"pieces": pieces} | shown)
+            changes.append({"pieces": pieces, "tokens": tokens, "before": before, "after": after})
         super().__init__(data={"changes": changes}, **kwargs)
 
     def still(self):

@@ -4,6 +4,7 @@ import base64
 
 import torch
 
+from ..config import need
 from ..tokenizer import token_label, token_texts
 from ..trace import Trace
 from .figure import Figure
@@ -20,16 +21,14 @@ class KVTimeline(Figure):
     """
 
     def __init__(self, *traces, **kwargs):
-        if not traces:
-            raise ValueError("no trace was given; KVTimeline needs at least 1.")
+        need(traces, "no trace was given", "KVTimeline needs at least 1")
         for trace in traces:
-            if not isinstance(trace, Trace):
-                raise TypeError(f"a trace is a {type(trace).__name__}; pass what trace() returned.")
-            if not trace.steps:
-                raise ValueError("the trace has 0 steps; trace at least 1 new token.")
-            if len(trace.steps[0]) != len(traces[0].steps[0]):
-                counts = [len(each.steps[0]) for each in traces]
-                raise ValueError(f"the traces have {counts} layers; compare models of equal depth.")
+            problem = f"a trace is a {type(trace).__name__}"
+            need(isinstance(trace, Trace), problem, "pass what trace() returned", TypeError)
+            need(trace.steps, "the trace has 0 steps", "trace at least 1 new token")
+        depths = [len(trace.steps[0]) for trace in traces]
+        problem = f"the traces have {depths} layers"
+        need(len(set(depths)) == 1, problem, "compare models of equal depth")
         super().__init__(data={"panels": [_panel(trace) for trace in traces]}, **kwargs)
 
     def still(self):

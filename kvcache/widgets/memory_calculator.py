@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from ..config import need
 from ..memory import BITS, GPU, GPUS, MODEL_SHAPES, SCALED, kv_cache_bytes, weight_bytes
 from .figure import Figure
 from .still import table_picture
@@ -18,19 +19,17 @@ class MemoryCalculator(Figure):
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
         self.shapes, gpus = tuple(shapes), tuple(gpus)
-        if not self.shapes or not gpus:
-            found = f"{len(self.shapes)} shapes and {len(gpus)} GPUs"
-            raise ValueError(f"{found}; pass at least 1 of each.")
+        found = f"{len(self.shapes)} shapes and {len(gpus)} GPUs"
+        need(self.shapes and gpus, found, "pass at least 1 of each")
         own, formats = {"name": "your own"}, []
         for name, bits in BITS.items():
             said = f"{name}: {bits} bits" + (" and scales" if name in SCALED else "")
             formats.append({"name": said, "bits": bits, "has_scales": name in SCALED})
-        models = [
-            {**asdict(shape), "batch_size": 1} for shape in self.shapes
-        ]  # another model: 1 text
-        labels = ("Model", "GPU", "Cache format", "Weight format")
-        choices = [*models, own], [*map(GPU._asdict, gpus), own], formats, formats
-        lists = [{"label": label, "items": it} for label, it in zip(labels, choices, strict=True)]
+        # Whoever chooses another model begins with 1 text again.
+        models = [{**asdict(shape), "batch_size": 1} for shape in self.shapes]
+        choices = {"Model": [*models, own], "GPU": [*map(GPU._asdict, gpus), own]}
+        choices |= {"Cache format": formats, "Weight format": formats}
+        lists = [{"label": label, "items": items} for label, items in choices.items()]
         super().__init__(data={"lists": lists}, **kwargs)
 
     def still(self):

@@ -1,10 +1,10 @@
 """Controls for readers with a kernel: a prompt of their own, through the real model."""
 
 import ipywidgets
-import torch
 from IPython.display import clear_output, display
 
-from ..tokenizer import load_tokenizer
+from ..config import need
+from ..tokenizer import encode
 from .figure import show
 
 WITHOUT_A_KERNEL = (
@@ -27,9 +27,8 @@ class OwnPrompt(ipywidgets.VBox):
     def __init__(self, figure, prompt="Time flies", max_new_tokens=6, device="cpu"):
         self.figure, self.device = figure, device
         self.prompt = ipywidgets.Text(prompt, description="Prompt")
-        self.max_new_tokens = ipywidgets.BoundedIntText(
-            max_new_tokens, min=1, max=200, description="New tokens"
-        )
+        options = {"description": "New tokens", "min": 1, "max": 200}
+        self.max_new_tokens = ipywidgets.BoundedIntText(max_new_tokens, **options)
         self.button = ipywidgets.Button(description="Run the model")
         self.message, self.output = ipywidgets.Label(), ipywidgets.Output()
         self.button.on_click(self.run)
@@ -37,12 +36,10 @@ class OwnPrompt(ipywidgets.VBox):
 
     def run(self, _=None):
         """Run the model on what is in the box."""
-        token_ids = load_tokenizer().encode(self.prompt.value, disallowed_special=())
         self.message.value, self.button.disabled = "running ...", True
         try:
-            if not token_ids:
-                raise ValueError("The prompt is empty: type at least 1 character.")
-            prompt = torch.tensor([token_ids], device=self.device)
+            need(self.prompt.value, "the prompt is empty", "type at least 1 character")
+            prompt = encode(self.prompt.value, self.device)
             shown = self.figure(prompt, self.max_new_tokens.value)
             with self.output:
                 clear_output(wait=True)

@@ -3,7 +3,7 @@
 import torch
 
 from ..caches import SlidingWindowCache
-from ..config import check_size
+from ..config import check_size, need
 from ..tokenizer import token_label
 from .figure import Figure
 from .still import table_picture
@@ -25,9 +25,9 @@ class Ring(Figure):
 
     def __init__(self, model, token_ids, window, **kwargs):
         check_size("window", window)
-        if window > MOST or len(token_ids) != 1:
-            found = f"window is {window} and the batch size {len(token_ids)}"
-            raise ValueError(f"{found}; show at most {MOST} slots, of one text: token_ids[:1].")
+        found = f"window is {window} and the batch size {len(token_ids)}"
+        remedy = f"show at most {MOST} slots, of one text: token_ids[:1]"
+        need(window <= MOST and len(token_ids) == 1, found, remedy)
         weight = model.tok_emb.weight
         cache = SlidingWindowCache(model.cfg, window, dtype=weight.dtype, device=weight.device)
         slots, steps = [None] * window, []
@@ -48,6 +48,5 @@ class Ring(Figure):
         for number, step in enumerate(steps):
             held = ("" if i is None else f"{i} {tokens[i][:8]}" for i in step["slots"])
             rows.append((f"{number} {tokens[number][:8]}", *held))
-        return table_picture(
-            "The ring, after each token", 100 * len(rows[0]), rows, range(0, 1700, 100)
-        )
+        places = range(0, 100 * len(rows[0]), 100)
+        return table_picture("The ring, after each token", 100 * len(rows[0]), rows, places)

@@ -1,5 +1,6 @@
 """The race: two recorded generations, token by token, in the times that they really took."""
 
+from ..config import need
 from ..plots import time_per_token
 from ..tokenizer import token_texts
 from .figure import Figure
@@ -8,7 +9,7 @@ from .figure import Figure
 class SpeedRace(Figure):
     """Plays two Timing objects side by side, with the time of each token as a growing curve.
 
-    without, cached  what `time_generation` returned, without and with a cache, for one sequence
+    without, cached  what `Record.timing` returns, without and with a cache, for one sequence
 
     Raises ValueError if they have not the same prompt and number of new tokens, or more than one
     sequence.
@@ -16,10 +17,10 @@ class SpeedRace(Figure):
 
     def __init__(self, without, cached, **kwargs):
         shapes = [tuple(timing.token_ids.shape) for timing in (without, cached)]
-        if shapes[0] != shapes[1] or without.n_prompt != cached.n_prompt:
-            raise ValueError(f"the generations have shapes {shapes}; time the same prompt twice.")
-        if shapes[0][0] != 1:
-            raise ValueError(f"the batch size is {shapes[0][0]}; time one sequence: token_ids[:1].")
+        same = shapes[0] == shapes[1] and without.n_prompt == cached.n_prompt
+        need(same, f"the generations have shapes {shapes}", "time the same prompt twice")
+        n_rows = shapes[0][0]
+        need(n_rows == 1, f"the batch size is {n_rows}", "time one sequence: token_ids[:1]")
         self.timings = without, cached
         runs = []
         for timing in self.timings:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvcache import GPT2_124M, generate, plots
 from kvcache.memory import kv_cache_bytes, measured_cache_bytes
-from kvcache.timing import time_generation
+from kvcache.timing import Timing
 from kvcache.told import tell
 
 
@@ -34,48 +34,39 @@ def test_the_known_size_for_gpt2():
     assert kv_cache_bytes(GPT2_124M, 1) == 2 * 12 * 768 * 4
 
 
-def test_timing_times_every_token_of_every_repeat():
-    plain, caching = twins()
-    prompt = torch.tensor([[1, 2, 3]])
-    timing = time_generation(caching, prompt, 6, use_cache=True, label="x", repeats=3)
-    assert timing.seconds.shape == (3, 6)
-    assert (timing.seconds > 0).all()
-    assert torch.equal(timing.token_ids, generate(plain, prompt, 6))
-    assert math.isclose(timing.tokens_per_second * timing.total, 6)
-    assert math.isclose(timing.total, timing.per_token.sum())
-    assert timing.time_to_first_token == timing.per_token[0].item()
-    assert timing.per_token.shape == (6,)
-
-
-def test_one_token_has_no_time_per_output_token():
-    plain, _ = twins()
-    timing = time_generation(plain, torch.tensor([[1]]), 1, repeats=1)
-    assert math.isnan(timing.time_per_output_token)
-
-
 @pytest.fixture
 def timings():
-    plain, caching = twins()
-    prompt = torch.tensor([[1, 2, 3]])
-    return [
-        time_generation(plain, prompt, 8, label="without <a> cache", repeats=1),
-        time_generation(caching, prompt, 8, use_cache=True, label="with a cache", repeats=1),
-    ]
+    """Two repeats of three tokens: 2, 4 and 4 seconds without a cache, half of that with one."""
+    seconds = torch.tensor([[1.0, 4.0, 5.0], [3.0, 4.0, 3.0]], dtype=torch.float64)
+    token_ids = torch.tensor([[1, 2, 3, 4]])
+    without = Timing("without <a> cache", 1, seconds, token_ids)
+    return [without, Timing("with a cache", 1, seconds / 2, token_ids)]
 
 
-@pytest.mark.parametrize("name", ["time_per_token", "tokens_per_second", "speed_up"])
-def test_plots_are_svg_with_units_and_a_description(timings, name):
-    function = getattr(plots, name)
-    plot = function(*timings) if name == "speed_up" else function(timings)
-    svg = plot._repr_html_()
-    assert "<svg" in svg
-    assert 'role="img"' in svg
-    assert "currentColor" in svg
-    assert plots.TEXT not in svg
-    assert "<a>" not in svg
-    label = {"time_per_token": "(ms)", "tokens_per_second": "per second", "speed_up": "times"}
-    assert label[name] in svg
-    if name != "speed_up":
+def test_a_timing_is_made_of_the_medians_of_its_repeats(timings):
+    timing = timings[0]
+    assert timing.per_token.tolist() == [2, 4, 4]
+    assert (timing.total, timing.tokens_per_second) == (10, 0.3)
+    assert (timing.time_to_first_token, timing.time_per_output_token) == (2, 4)
+    one = Timing("x", 1, timing.seconds[:, :1], timing.token_ids[:, :2])
+    assert math.isnan(one.time_per_output_token)
+
+
+def test_plots_are_svg_with_units_and_a_description(timings):
+    rates = [(timing.label, timing.tokens_per_second) for timing in timings]
+    colours = plots.RECOMPUTED, plots.REUSED
+    found = {
+        "(ms)": plots.time_per_token(timings),
+        "per second": plots.bars(rates, "tokens per second", "Rates.", colours=colours),
+    }
+    for label, plot in found.items():
+        svg = plot._repr_html_()
+        assert "<svg" in svg
+        assert 'role="img"' in svg
+        assert "currentColor" in svg
+        assert plots.TEXT not in svg
+        assert "<a>" not in svg
+        assert label in svg
         assert plots.RECOMPUTED.lower() in svg.lower()
         assert plots.REUSED.lower() in svg.lower()
 

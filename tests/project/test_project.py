@@ -63,7 +63,8 @@ def unlicensed(root):
 
 
 def test_every_data_file_has_its_hash_and_a_licence(tmp_path):
-    ours = {path.name for path in data.FOLDER.iterdir() if path.suffix in data.SUFFIXES}
+    suffixes = {".json", ".safetensors", ".tiktoken", ".txt"}
+    ours = {path.name for path in data.FOLDER.iterdir() if path.suffix in suffixes}
     assert set(data.hashes()) == ours
     for name in data.hashes():
         data.checked_path(name)
