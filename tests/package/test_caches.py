@@ -1,7 +1,6 @@
 """Every cache gives what it promises: the baseline's logits, a window's, or a stated error."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from models_and_caches import (
     ALL,
     EXACT,
-    LLAMA,
     assert_near,
     cases,
     in_chunks,
@@ -55,14 +53,6 @@ def test_all_models_and_exact_caches_give_the_baselines_logits_and_tokens(case, 
         assert_near(in_chunks(fast, cache, token_ids, sizes), expected, tolerance)
         assert torch.equal(generate(fast, token_ids, n_new, cache=other), text)
         assert other.n_tokens == (cfg.context_length - 1 if n_new else 0)
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_exact_caches_serve_grouped_queries_and_rotary_positions(name):
-    token_ids = torch.randint(50, (2, 20))
-    for sizes in (20, 1, 7):
-        found = in_chunks(LLAMA_MODEL, make_cache(name, LLAMA, 2), token_ids, sizes)
-        assert_near(found, LLAMA_MODEL(token_ids))
 
 
 def test_a_cache_whose_positions_are_one_too_far_is_caught():
@@ -134,24 +124,13 @@ def test_bytes_measured_equal_bytes_computed(name, dtype, model):
     assert cache.n_bytes == kv_cache_bytes(cfg, n_tokens, 2, kind)
 
 
-@st.composite
-def edits(draw):
-    """Chunks to feed, and after each of them how many tokens to take back, of at most 24 tokens."""
-    steps, n_tokens = [], 0
-    for _ in range(draw(st.integers(1, 6))):
-        n_new = draw(st.integers(1, 8))
-        if n_tokens + n_new > 24:
-            break
-        n_back = draw(st.one_of(st.just(0), st.just(1), st.integers(0, n_tokens + n_new)))
-        n_tokens += n_new - n_back
-        steps.append((n_new, n_back))
-    return steps
+FEW = st.integers(0, 1)
 
 
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=40, deadline=None)
 @given(
-    steps=edits(),
+    steps=st.lists(st.tuples(st.integers(1, 8), st.one_of(FEW, FEW, st.integers(0, 24)))),
     batch=st.integers(1, 3),
     gpt=st.booleans(),
     n_broken=st.integers(0, 3),
@@ -160,19 +139,23 @@ def edits(draw):
 def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
     name, steps, batch, gpt, n_broken, seed
 ):
-    """Also if passes over n_broken tokens got only through the first layer, in between.
+    """However a text is cut: steps feed n_new tokens, of at most 24, then take n_back back.
 
-    In 64 bits, where no rounding error is large enough to change what is stored in 8 or 4.
+    Exact caches do as the model without one, the others as a fresh one; also if passes over
+    n_broken tokens got only through the first layer, in between. In 64 bits, where no rounding
+    error is large enough to change what is stored in 8 or 4.
     """
     torch.manual_seed(seed)
     model = GPT_64 if gpt else LLAMA_64
     cache, fresh = (make_cache(name, model.cfg, batch, dtype=torch.float64) for _ in range(2))
     text, longest = torch.empty(batch, 0, dtype=torch.long), 0  # the most tokens that there were
     for n_new, n_back in steps:
-        new = torch.randint(50, (batch, n_new))
+        new = torch.randint(50, (batch, min(n_new, 24 - text.shape[1])))
+        if not new.numel():
+            return
         text = torch.cat([text, new], dim=1)
-        expected = model(text, copy.deepcopy(fresh))[:, -n_new:]
-        assert_near(model(new, cache), expected, 1e-9)
+        expected = model(text, None if name in EXACT else copy.deepcopy(fresh))
+        assert_near(model(new, cache), expected[:, -new.shape[1] :], 1e-9)
         longest = max(longest, text.shape[1])
         if n_broken and text.shape[1] + n_broken <= 24:
             cache.begin(text[:, :1].expand(-1, n_broken))
@@ -180,27 +163,19 @@ def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
             shape = (2, batch, n_heads, n_broken, model.cfg.head_dim)
             cache.update(0, *torch.randn(shape, dtype=torch.float64))
             longest = max(longest, text.shape[1] + 1)
-        n_left = text.shape[1] - n_back
+        n_left = max(0, text.shape[1] - n_back)
         if name == "window" and n_left and max(0, n_left - 4) < longest - 5:
             with pytest.raises(ValueError, match=f"keep at least {longest - 1}, or 0"):
                 cache.crop(n_left)
             return
+        with pytest.raises(ValueError, match=f"the cache holds {text.shape[1]}; keep fewer"):
+            cache.crop(text.shape[1] + 1)
         cache.crop(n_left)
         longest = longest if n_left else 0
         text = text[:, :n_left]
         assert cache.n_tokens == n_left
         if name == "concat":
             assert cache.n_bytes == kv_cache_bytes(model.cfg, n_left, batch, torch.float64)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_crop_to_what_is_not_there_is_refused(name):
-    cache = make_cache(name)
-    GPT(torch.randint(50, (1, 4)), cache)
-    for n_tokens, message in ((5, "is 5, the cache holds 4"), (-1, "is -1"), (1.0, "is 1.0")):
-        with pytest.raises(ValueError, match=f"n_tokens {message}"):
-            cache.crop(n_tokens)
-    assert cache.n_tokens == 4
 
 
 class Questions(TorchDispatchMode):
@@ -255,34 +230,3 @@ def test_attention_gets_no_mask_where_the_causal_order_says_it_all(name):
     fast(torch.randint(50, (2, 6)), SlidingWindowCache(SMALL, 5, 2))
     fast(torch.randint(50, (2, 2)), ConcatCache(SMALL, 2, torch.tensor([1, 0])))
     assert seen[6 :: SMALL.n_layers] == [False, False]
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_generation_goes_on_from_what_the_cache_holds(name):
-    token_ids, cache = torch.randint(50, (1, 10)), make_cache(name)
-    GPT(token_ids[:, :7], cache)
-    out = generate(GPT, token_ids[:, 7:], 6, cache=cache)
-    assert torch.equal(out[:, 3:], generate(GPT, token_ids, 6)[:, 10:])
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_cache_made_for_another_model_is_refused(name):
-    token_ids = torch.randint(50, (1, 3))
-    for change, message in (
-        ({"n_layers": 3}, "for n_layers 3, the model has 2"),
-        ({"n_heads": 2}, "for n_kv_heads 2, the model has 4"),
-        ({"emb_dim": 32}, "for head_dim 8, the model has 4"),
-    ):
-        cache = make_cache(name, replace(SMALL, **change))
-        for use in (GPT, lambda token_ids, cache: stream(GPT, token_ids, 1, cache=cache)):
-            with pytest.raises(ValueError, match=message):
-                use(token_ids, cache)
-        assert cache.n_tokens == 0
-
-
-def test_two_streams_on_one_cache_are_told_apart():
-    cache, prompt = ConcatCache(SMALL), torch.randint(50, (1, 4))
-    first, second = stream(GPT, prompt, 3, cache=cache), stream(GPT, prompt, 3, cache=cache)
-    next(first), next(second)
-    with pytest.raises(RuntimeError, match="another call used this cache"):
-        next(first)

@@ -8,7 +8,6 @@ import pytest
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers.pre_tokenizers import ByteLevel
 
 from kvcache import hub
 
@@ -18,20 +17,12 @@ GPT2_PIECE = regex.compile(
 )
 TEXTS = [
     "",
-    " ",
     "a  1",
-    "   12",
     "x = 3\n\n    y = 45.67e-8",
-    "1\t22\r\n333\r\n\r\n  4444",
-    "3" * 2000,
-    " ".join("9" * n for n in range(1, 60)),
-    "٣٤  ٥٦ in Arabic-Indic, १२३ in Devanagari, １２ in full width",
-    "x²  y³, ½ cup,  ¾, ⅷ and Ⅻ, ①②  ⑳, 万 三",
-    "don't, we'll, '3s, I'm 5'4",
-    "🙂  1🙃2 👩‍👩‍👧 🏳️‍🌈 1️⃣  2️⃣",
-    "\u00a0 1\u3000 2\u2028 3",
-    "Übermäßig 12 Köche, 時は2024年金なり。",
-    "def f(x1):\n\treturn  x1 ** 2  # 100 %",
+    "1\t22\r\n333\r\n\r\n  4444 " + "3" * 2000,
+    "٣٤  ٥٦ in Arabic-Indic, １२ in full width, x²  y³, ½ cup, ⅷ and Ⅻ, ①②  ⑳, 万 三",
+    "don't, we'll, '3s, I'm 5'4; Übermäßig 12 Köche, 時は2024年金なり。",
+    "🙂  1🙃2 👩‍👩‍👧 🏳️‍🌈 1️⃣  2️⃣ \u00a0 1\u3000 2\u2028 3",
 ]
 # Characters that were known in 2002, so that all libraries agree on what they are, and often
 # those on which the order of the two splits depends.
@@ -49,20 +40,18 @@ def tokenizer():
     return hub.load_hub_tokenizer(place)
 
 
-def byte_letters():
-    """GPT-2 writes each byte as a letter that shows: itself, or one from 256 on."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {**{b: chr(b) for b in shown}, **{b: chr(256 + n) for n, b in enumerate(hidden)}}
-
-
 class SlowTokenizer:
     """Plain Python with the vocabulary and the merges of a tokenizer, and nothing else of it."""
 
     def __init__(self, tokenizer):
         model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-        self.vocab, self.letters = model["vocab"], byte_letters()
+        self.vocab = model["vocab"]
         self.ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
+        # GPT-2 writes each byte as a letter that shows: itself, or one from 256 on.
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        hidden = [byte for byte in range(256) if byte not in shown]
+        self.letters = {byte: chr(byte) for byte in shown}
+        self.letters |= {byte: chr(256 + n) for n, byte in enumerate(hidden)}
 
     def encode(self, text):
         parts = (part for number in NUMBER.findall(text) for part in GPT2_PIECE.findall(number))
@@ -85,27 +74,18 @@ class SlowTokenizer:
         return all(self.letters[byte] in self.vocab for byte in text.encode())
 
 
-@pytest.fixture(scope="module")
-def slow(tokenizer):
-    return SlowTokenizer(tokenizer)
+def test_the_same_tokens_as_a_slow_tokenizer_for_any_text(tokenizer):
+    slow = SlowTokenizer(tokenizer)
 
-
-def test_the_same_tokens_as_a_slow_tokenizer(tokenizer, slow):
-    assert tokenizer.tokenize("a   12") == ["a", "ĠĠĠ", "1", "2"]
-    for text in TEXTS:
-        token_ids = tokenizer.encode(text)
-        assert token_ids == slow.encode(text)
-        assert tokenizer.decode(token_ids) == text
-
-
-def test_the_same_tokens_for_any_text(tokenizer, slow):
-    @given(STRINGS)
     def check(text):
         token_ids = tokenizer.encode(text)
         assert token_ids == slow.encode(text)
         assert not slow.has_all(text) or tokenizer.decode(token_ids) == text
 
-    check()
+    for text in TEXTS:
+        check(text)
+    given(STRINGS)(check)()
+    assert tokenizer.tokenize("a   12") == ["a", "ĠĠĠ", "1", "2"]
 
 
 def test_special_tokens_and_the_chat_template_are_those_of_the_file(tokenizer):
@@ -128,15 +108,9 @@ def test_a_folder_says_how_to_split(tokenizer, tmp_path, named):
     settings = {**settings, "tokenizer_class": named}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     loaded = hub.load_hub_tokenizer(tmp_path)
-    for text in TEXTS:
-        assert loaded.encode(text) == tokenizer.encode(text)
+    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
     assert loaded.eos_token_id == 2
     assert loaded.chat_template == tokenizer.chat_template
-
-    rules = json.loads((tmp_path / "tokenizer.json").read_text())
-    rules["pre_tokenizer"] = json.loads(ByteLevel(add_prefix_space=False).__getstate__())
-    (tmp_path / "tokenizer.json").write_text(json.dumps(rules))
-    assert hub.load_hub_tokenizer(tmp_path).tokenize("a  1") == ["a", "Ġ", "Ġ", "1"]
 
 
 def test_another_gguf_file_is_split_as_transformers_does(tmp_path):
