@@ -1,14 +1,107 @@
-"""Timing, plots and told numbers; speeds themselves are not asserted."""
+"""Memory, timing and plots: numbers agree with tensors; speeds themselves are not asserted."""
 
 import math
 
 import pytest
 import torch
-from conftest import twins
+from conftest import SMALL, twins
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kvcache import generate, plots
+from kvcache import GPT2_124M, generate, plots
+from kvcache.memory import (
+    BITS,
+    GPUS,
+    MODEL_SHAPES,
+    ModelShape,
+    kv_cache_bytes,
+    longest_context,
+    measured_cache_bytes,
+    weight_bytes,
+)
 from kvcache.timing import time_generation
 from kvcache.told import tell
+
+SHAPES = {shape.name: shape for shape in MODEL_SHAPES}
+TINY = ModelShape("tiny", 2, 4, 2, 8, 1001, 64)  # 64 numbers for each token
+WINDOWS = ModelShape("windows", 3, 4, 2, 8, 1001, 64, n_window_layers=2, window=10)
+
+# Bytes per token in 16 bits, worked out apart from this code.
+PER_TOKEN = {
+    "GPT-2 124M": 36_864,
+    "GPT-2 XL": 307_200,
+    "SmolLM2-135M": 23_040,
+    "Llama 2 7B": 524_288,
+    "Llama 3.1 8B": 131_072,
+    "Llama 3.1 70B": 327_680,
+    "Llama 3.1 405B": 516_096,
+    "Qwen2.5 7B base": 57_344,
+    "Falcon 7B": 8_192,
+    "Mistral 7B": 131_072,
+    "Gemma 3 27B": 507_904,
+    "DeepSeek-V3": 70_272,
+}
+
+
+def test_bytes_per_token_of_every_model_and_the_source_of_its_shape():
+    found = {name: kv_cache_bytes(shape, 1, dtype=torch.bfloat16) for name, shape in SHAPES.items()}
+    assert found == PER_TOKEN
+    assert kv_cache_bytes(SHAPES["GPT-2 124M"], 9, 3) == kv_cache_bytes(GPT2_124M, 9, 3)
+    assert all(entry.source.startswith("https://") for entry in (*MODEL_SHAPES, *GPUS))
+
+
+def test_number_formats():
+    """In 8 and 4 bits, with a scale of 4 bytes for each of the 8 vectors of a token."""
+    for dtype, n_bytes in {"float32": 256, "float16": 128, "int8": 96, "int4": 64}.items():
+        assert kv_cache_bytes(TINY, 1, dtype=dtype) == n_bytes
+        assert kv_cache_bytes(TINY, 5, 3, dtype) == 15 * n_bytes
+        if hasattr(torch, dtype):
+            assert kv_cache_bytes(TINY, 1, dtype=getattr(torch, dtype)) == n_bytes
+
+
+def test_weights():
+    assert weight_bytes(TINY) == 2002
+    assert weight_bytes(TINY, "int4") == 501 + 2 * 32  # begun bytes, begun groups of 32
+    assert weight_bytes(SHAPES["Llama 3.1 8B"]) == 16_060_522_496
+
+
+@given(
+    st.sampled_from([TINY, WINDOWS, *MODEL_SHAPES]),
+    st.integers(1, 10**13),
+    st.integers(1, 64),
+    st.sampled_from([*BITS, torch.float64]),
+    st.sampled_from(list(BITS)),
+)
+def test_the_longest_context_fits_and_one_token_more_does_not(shape, memory, batch, dtype, weights):
+    n_tokens = longest_context(shape, memory, batch, dtype, weights)
+    taken = weight_bytes(shape, weights)
+    assert n_tokens >= 0
+    if n_tokens == math.inf:
+        assert shape.n_window_layers == shape.n_layers
+        assert taken + kv_cache_bytes(shape, 10**9, batch, dtype) <= memory
+        return
+    assert taken + kv_cache_bytes(shape, n_tokens + 1, batch, dtype) > memory
+    if n_tokens:
+        assert taken + kv_cache_bytes(shape, n_tokens, batch, dtype) <= memory
+
+
+def test_windows_stop_growing_and_a_latent_is_one_vector():
+    per_layer = 2 * 2 * 8 * 4  # keys and values, heads, numbers, bytes
+    assert kv_cache_bytes(WINDOWS, 10) == 3 * 10 * per_layer
+    assert kv_cache_bytes(WINDOWS, 25, 2) == 2 * (25 + 2 * 10) * per_layer
+    latent = ModelShape("latent", 2, 4, 4, 8, 1001, 64, latent_dim=6)
+    assert kv_cache_bytes(latent, 5) == 2 * 5 * 6 * 4
+    assert longest_context(SHAPES["Mistral 7B"], 24 * 2**30) == math.inf
+    assert longest_context(SHAPES["Llama 3.1 8B"], 24e9) == 60_573
+    assert longest_context(TINY, 2002 + 128) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_measured_bytes_equal_the_formula(dtype):
+    _, caching = twins(dtype=dtype)
+    assert measured_cache_bytes(caching) == 0
+    generate(caching, torch.randint(50, (2, 5)), 7, use_cache=True)
+    assert measured_cache_bytes(caching) == kv_cache_bytes(SMALL, 5 + 7 - 1, 2, dtype)
 
 
 def test_timing_times_every_token_of_every_repeat():

@@ -6,7 +6,7 @@ from itertools import chain, pairwise
 import pytest
 import torch
 from conftest import SMALL, twins
-from models_and_caches import EXACT, LLAMA, assert_near, make_cache, make_llama, optimized_twin
+from models_and_caches import EXACT, assert_near, make_cache, make_gpt, make_llama
 
 from kvcache import generate, optimized, trace
 from kvcache.caches import ConcatCache, SlidingWindowCache
@@ -48,7 +48,7 @@ def test_vectors_are_those_of_the_model(use_cache):
 def test_a_model_that_is_handed_its_cache_is_traced_as_the_one_that_has_it_inside(name):
     plain, caching = twins()
     prompt, cache = torch.tensor([[1, 2, 3]]), name and make_cache(name)
-    found = trace(optimized_twin(plain), prompt, 4, vectors=True, cache=cache)
+    found = trace(make_gpt(plain), prompt, 4, vectors=True, cache=cache)
     inside = (caching, True) if cache else (plain, False)
     expected = trace(inside[0], prompt, 4, inside[1], vectors=True)
     assert replace(found, steps=[]) == replace(expected, steps=[])
@@ -61,7 +61,7 @@ def test_a_model_that_is_handed_its_cache_is_traced_as_the_one_that_has_it_insid
 
 def test_a_llama_is_traced_and_a_window_shows_what_it_has_let_go():
     model, prompt = make_llama(), torch.tensor([[1, 2, 3, 4, 5]])
-    observed = trace(model, prompt, 4, vectors=True, cache=SlidingWindowCache(LLAMA, 4))
+    observed = trace(model, prompt, 4, vectors=True, cache=SlidingWindowCache(model.cfg, 4))
     assert [step[1].new for step in observed.steps] == [[0, 1, 2, 3, 4], [5], [6], [7]]
     assert [step[1].reused for step in observed.steps] == [[], [2, 3, 4], [3, 4, 5], [4, 5, 6]]
     assert observed.steps[-1][0].keys.shape == (4, 2, 4)
