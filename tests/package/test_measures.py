@@ -4,27 +4,18 @@ import math
 
 import pytest
 import torch
-from conftest import SMALL, twins
+from conftest import twins
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvcache import GPT2_124M, generate, plots
-from kvcache.memory import (
-    BITS,
-    GPUS,
-    MODEL_SHAPES,
-    ModelShape,
-    kv_cache_bytes,
-    longest_context,
-    measured_cache_bytes,
-    weight_bytes,
-)
+from kvcache import GPT2_124M, generate, memory, plots
+from kvcache.memory import BITS, MODEL_SHAPES, kv_cache_bytes, longest_context, weight_bytes
 from kvcache.timing import time_generation
 from kvcache.told import tell
 
 SHAPES = {shape.name: shape for shape in MODEL_SHAPES}
-TINY = ModelShape("tiny", 2, 4, 2, 8, 1001, 64)  # 64 numbers for each token
-WINDOWS = ModelShape("windows", 3, 4, 2, 8, 1001, 64, n_window_layers=2, window=10)
+TINY = memory.ModelShape("tiny", 2, 4, 2, 8, 1001, 64)  # 64 numbers for each token
+WINDOWS = memory.ModelShape("windows", 3, 4, 2, 8, 1001, 64, n_window_layers=2, window=10)
 
 # Bytes per token in 16 bits, worked out apart from this code.
 PER_TOKEN = {
@@ -47,19 +38,16 @@ def test_bytes_per_token_of_every_model_and_the_source_of_its_shape():
     found = {name: kv_cache_bytes(shape, 1, dtype=torch.bfloat16) for name, shape in SHAPES.items()}
     assert found == PER_TOKEN
     assert kv_cache_bytes(SHAPES["GPT-2 124M"], 9, 3) == kv_cache_bytes(GPT2_124M, 9, 3)
-    assert all(entry.source.startswith("https://") for entry in (*MODEL_SHAPES, *GPUS))
+    assert all(entry.source.startswith("https://") for entry in (*MODEL_SHAPES, *memory.GPUS))
 
 
-def test_number_formats():
+def test_number_formats_of_caches_and_weights():
     """In 8 and 4 bits, with a scale of 4 bytes for each of the 8 vectors of a token."""
     for dtype, n_bytes in {"float32": 256, "float16": 128, "int8": 96, "int4": 64}.items():
         assert kv_cache_bytes(TINY, 1, dtype=dtype) == n_bytes
         assert kv_cache_bytes(TINY, 5, 3, dtype) == 15 * n_bytes
         if hasattr(torch, dtype):
             assert kv_cache_bytes(TINY, 1, dtype=getattr(torch, dtype)) == n_bytes
-
-
-def test_weights():
     assert weight_bytes(TINY) == 2002
     assert weight_bytes(TINY, "int4") == 501 + 2 * 32  # begun bytes, begun groups of 32
     assert weight_bytes(SHAPES["Llama 3.1 8B"]) == 16_060_522_496
@@ -72,36 +60,28 @@ def test_weights():
     st.sampled_from([*BITS, torch.float64]),
     st.sampled_from(list(BITS)),
 )
-def test_the_longest_context_fits_and_one_token_more_does_not(shape, memory, batch, dtype, weights):
-    n_tokens = longest_context(shape, memory, batch, dtype, weights)
+def test_the_longest_context_fits_and_one_token_more_does_not(shape, room, batch, dtype, weights):
+    n_tokens = longest_context(shape, room, batch, dtype, weights)
     taken = weight_bytes(shape, weights)
     assert n_tokens >= 0
     if n_tokens == math.inf:
         assert shape.n_window_layers == shape.n_layers
-        assert taken + kv_cache_bytes(shape, 10**9, batch, dtype) <= memory
+        assert taken + kv_cache_bytes(shape, 10**9, batch, dtype) <= room
         return
-    assert taken + kv_cache_bytes(shape, n_tokens + 1, batch, dtype) > memory
+    assert taken + kv_cache_bytes(shape, n_tokens + 1, batch, dtype) > room
     if n_tokens:
-        assert taken + kv_cache_bytes(shape, n_tokens, batch, dtype) <= memory
+        assert taken + kv_cache_bytes(shape, n_tokens, batch, dtype) <= room
 
 
 def test_windows_stop_growing_and_a_latent_is_one_vector():
     per_layer = 2 * 2 * 8 * 4  # keys and values, heads, numbers, bytes
     assert kv_cache_bytes(WINDOWS, 10) == 3 * 10 * per_layer
     assert kv_cache_bytes(WINDOWS, 25, 2) == 2 * (25 + 2 * 10) * per_layer
-    latent = ModelShape("latent", 2, 4, 4, 8, 1001, 64, latent_dim=6)
+    latent = memory.ModelShape("latent", 2, 4, 4, 8, 1001, 64, latent_dim=6)
     assert kv_cache_bytes(latent, 5) == 2 * 5 * 6 * 4
     assert longest_context(SHAPES["Mistral 7B"], 24 * 2**30) == math.inf
     assert longest_context(SHAPES["Llama 3.1 8B"], 24e9) == 60_573
     assert longest_context(TINY, 2002 + 128) == 1
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_measured_bytes_equal_the_formula(dtype):
-    _, caching = twins(dtype=dtype)
-    assert measured_cache_bytes(caching) == 0
-    generate(caching, torch.randint(50, (2, 5)), 7, use_cache=True)
-    assert measured_cache_bytes(caching) == kv_cache_bytes(SMALL, 5 + 7 - 1, 2, dtype)
 
 
 def test_timing_times_every_token_of_every_repeat():
@@ -118,19 +98,19 @@ def test_timing_times_every_token_of_every_repeat():
     assert math.isnan(once.time_per_output_token)
 
 
-@pytest.mark.parametrize("name", ["time_per_token", "tokens_per_second", "speed_up"])
-def test_plots_are_svg_with_units_and_a_description(name):
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("time_per_token", "(ms)"), ("tokens_per_second", "per second"), ("speed_up", "times")],
+)
+def test_plots_are_svg_with_units_and_a_description(name, unit):
     model, prompt = twins()[0], torch.tensor([[1, 2, 3]])
     timings = [time_generation(model, prompt, 8, label="a <b> c", repeats=1) for _ in range(2)]
     plot = plots.speed_up(*timings) if name == "speed_up" else getattr(plots, name)(timings)
-    svg = plot._repr_html_()
-    label = {"time_per_token": "(ms)", "tokens_per_second": "per second", "speed_up": "times"}
-    for words in ("<svg", 'role="img"', "currentColor", label[name]):
-        assert words in svg
-    assert plots.TEXT not in svg
-    assert "<b>" not in svg
-    colours = [plots.RECOMPUTED.lower() in svg.lower(), plots.REUSED.lower() in svg.lower()]
-    assert colours == [name != "speed_up"] * 2
+    svg = plot._repr_html_().lower()
+    assert all(part in svg for part in ("<svg", 'role="img"', "currentcolor", unit))
+    assert not any(part in svg for part in (plots.TEXT.lower(), "<b>"))
+    for colour in (plots.RECOMPUTED, plots.REUSED):
+        assert (colour.lower() in svg) is (name != "speed_up")
 
 
 def test_a_number_is_told_without_being_shown(monkeypatch):

@@ -131,11 +131,6 @@ class Paging(RuleBasedStateMachine):
                 assert self.pages.keys[layer, slots, 0, 0].tolist() == text
                 assert self.pages.values[layer, slots, -1, -1].tolist() == [-n for n in text]
 
-    def teardown(self):
-        for sequence in list(self.texts):
-            self.pages.free(sequence)
-        assert len(self.pages.free_blocks) == 7
-
 
 TestPaging = Paging.TestCase
 TestPaging.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

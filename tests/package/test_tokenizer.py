@@ -1,10 +1,10 @@
 """The packaged GPT-2 encoding: tiktoken's own, offline, and nothing left behind."""
 
-import os
-import subprocess
-import sys
+import socket
+import tempfile
 import unicodedata
 
+import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,19 +28,14 @@ def test_any_text_comes_back_and_the_texts_of_its_tokens_join_to_it(text):
     assert len(token_texts(token_ids)) == len(token_ids)
 
 
-def test_no_network_and_no_files_in_the_readers_cache(tmp_path):
-    """With every connection refused, and the cache folders of tiktoken under watch."""
-    code = (
-        "import socket\n"
-        "def refuse(*_, **__): raise AssertionError('a network connection was tried')\n"
-        "socket.socket.connect = refuse\n"
-        "from kvcache import load_tokenizer\n"
-        "print(load_tokenizer().encode('Time flies fast'))\n"
-    )
-    env = {**os.environ, "TIKTOKEN_CACHE_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert result.stdout == "[7575, 17607, 3049]\n", result.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+def test_no_network_and_no_files_in_the_readers_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", None, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with pytest.raises(TypeError, match="not callable"):  # it would be noticed
+        socket.create_connection(("127.0.0.1", 9))
+    assert load_tokenizer.__wrapped__().encode("Time flies fast") == [7575, 17607, 3049]
+    assert not list(tmp_path.iterdir())
 
 
 def test_labels_show_what_cannot_be_seen_and_a_lone_accent_on_a_circle(tokenizer):
