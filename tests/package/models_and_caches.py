@@ -26,9 +26,8 @@ def make_cache(name, cfg=SMALL, batch=1, n_tokens=24, dtype=torch.float32, n_pad
         pages = caches.PagedCache(cfg, batch * -(-n_tokens // 3), 3, dtype)
         return pages.batch([pages.add() for _ in range(batch)])
     if "window" in name:
-        return caches.SlidingWindowCache(
-            cfg, 5 if name == "window" else n_tokens, batch, n_pad, dtype
-        )
+        window = 5 if name == "window" else n_tokens
+        return caches.SlidingWindowCache(cfg, window, batch, n_pad, dtype)
     return caches.QuantizedCache(cfg, n_tokens, int(name.removeprefix("int")), batch, n_pad)
 
 
@@ -40,12 +39,16 @@ def make_gpt(plain=None):
     return fast
 
 
-def make_llama(seed=0):
+def with_weights(model, std=0.3, seed=0):
+    """A model in eval mode, all its weights drawn from a normal distribution."""
     torch.manual_seed(seed)
-    model = LlamaModel(LLAMA).eval()
     for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
-    return model
+        torch.nn.init.normal_(weight, std=std)
+    return model.eval()
+
+
+def make_llama(seed=0):
+    return with_weights(LlamaModel(LLAMA), seed=seed)
 
 
 def in_chunks(model, cache, token_ids, sizes):

