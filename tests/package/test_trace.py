@@ -14,9 +14,7 @@ from kvcache.trace import watch
 
 
 @pytest.mark.parametrize("use_cache", [False, True])
-def test_without_a_cache_all_is_computed_again_and_with_one_it_is_reused(
-    trained, encode, use_cache
-):
+def test_what_was_computed_comes_again_or_is_reused(trained, encode, use_cache):
     observed = trace(trained[use_cache], encode("Time"), 5, use_cache)
     earlier = ["recomputed", "reused"][use_cache]
     for step, layers in enumerate(observed.steps):
