@@ -8,13 +8,12 @@ from conftest import SMALL, twins
 from kvcache import generate, stream
 from kvcache.generate import pick
 
+PROMPT = torch.tensor([[1, 2, 3], [4, 5, 6]])
+
 
 @pytest.fixture
 def models():
     return twins()
-
-
-PROMPT = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
 
 @pytest.mark.parametrize("use_cache", [False, True])
@@ -28,93 +27,49 @@ def test_one_forward_pass_for_each_new_token_and_one_row_of_logits(models, use_c
     assert rows == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_the_mode_is_restored_and_no_gradients_are_kept(models, training):
-    model = models[1].train(training)
-    out = generate(model, PROMPT, 3, use_cache=True)
-    assert model.training is training
-    assert not out.requires_grad
+def test_each_module_gets_its_own_mode_back_and_no_gradients_are_kept(models):
+    model = models[1].train()
+    model.drop_emb.eval()
+    tokens = stream(model, PROMPT, 5, use_cache=True)
+    next(tokens)
+    assert torch.is_grad_enabled()  # between two tokens, too
+    tokens.close()  # left early
+    assert model.training
+    assert not model.drop_emb.training
+    assert not generate(model.eval(), PROMPT, 3, use_cache=True).requires_grad
+    assert not model.training
     assert not model.trf_blocks[0].att.cache_k.requires_grad
 
 
-def test_the_mode_is_restored_when_a_stream_is_left_early(models):
-    model = models[1].train()
-    tokens = stream(model, PROMPT, 5, use_cache=True)
-    next(tokens)
-    tokens.close()
-    assert model.training
-
-
-def test_each_module_gets_its_own_mode_back(models):
-    model = models[1].train()
-    model.drop_emb.eval()
-    generate(model, PROMPT, 2, use_cache=True)
-    assert model.training
-    assert not model.drop_emb.training
-
-
-def test_a_reader_who_switches_to_training_between_tokens_changes_nothing(models):
+def test_dropout_is_off_and_an_old_cache_is_forgotten_whatever_mode_a_reader_switches_to(models):
     plain, caching = models
     expected = generate(plain, PROMPT, 6)
+    caching(torch.tensor([[7, 7, 7]]), use_cache=True)  # of another batch size
     for model, use_cache in ((plain, False), (caching, True)):
-        tokens = [token for token in stream(model, PROMPT, 6, use_cache) if model.train()]
+        tokens = [token for token in stream(model.train(), PROMPT, 6, use_cache) if model.train()]
+        assert all(token.shape == (2, 1) for token in tokens)
         assert torch.equal(torch.cat([PROMPT, *tokens], dim=1), expected)
 
 
-def test_numpy_counts_are_whole_numbers(models):
-    assert generate(models[0], PROMPT, np.int64(2)).shape == (2, 5)
-
-
-def test_gradients_stay_on_between_the_tokens_of_a_stream(models):
-    for _ in stream(models[0], PROMPT, 2):
-        assert torch.is_grad_enabled()
-
-
-def test_dropout_is_off_and_the_cache_is_reset_first(models):
-    plain, caching = models
-    caching.train()
-    caching.eval()(torch.tensor([[7, 7, 7]]), use_cache=True)  # stale, of another batch size
-    caching.train()
-    assert torch.equal(generate(caching, PROMPT, 6, use_cache=True), generate(plain, PROMPT, 6))
-
-
-def test_stream_yields_what_generate_returns(models):
-    streamed = list(stream(models[1], PROMPT, 5, use_cache=True))
-    assert all(token.shape == (2, 1) for token in streamed)
-    assert torch.equal(torch.cat([PROMPT, *streamed], dim=1), generate(models[0], PROMPT, 5))
-
-
-def test_no_new_tokens_give_the_prompt(models):
-    assert torch.equal(generate(models[0], PROMPT, 0), PROMPT)
-
-
-def test_the_context_can_be_filled_to_the_last_position(models):
-    n_new = SMALL.context_length - PROMPT.shape[1]
+@pytest.mark.parametrize("n_new", [0, np.int64(2), SMALL.context_length - 3])
+def test_nothing_numpy_counts_and_a_full_context_can_be_asked_for(models, n_new):
     out = generate(models[1], PROMPT, n_new, use_cache=True)
-    assert out.shape == (2, SMALL.context_length)
+    assert out.shape == (2, 3 + n_new)
+    assert torch.equal(out[:, :3], PROMPT)
 
 
 @pytest.mark.parametrize("top_k", [None, 1, 5])
 def test_seeded_sampling_is_the_same_with_and_without_a_cache(models, top_k):
-    runs = [
-        generate(
-            models[use_cache],
-            PROMPT,
-            15,
-            use_cache=use_cache,
-            temperature=0.9,
-            top_k=top_k,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for seed in (0, 0, 1)
-        for use_cache in (False, True)
-    ]
-    assert torch.equal(runs[0], runs[1])
-    assert torch.equal(runs[0], runs[2])
-    if top_k == 1:
-        assert torch.equal(runs[0], generate(models[0], PROMPT, 15))
-    else:
-        assert not torch.equal(runs[0], runs[4])
+    def drawn(seed, use_cache):
+        generator = torch.Generator().manual_seed(seed)
+        options = {"temperature": 0.9, "top_k": top_k, "generator": generator}
+        return generate(models[use_cache], PROMPT, 15, use_cache, **options)
+
+    expected = drawn(0, use_cache=False)
+    assert torch.equal(drawn(0, use_cache=True), expected)
+    assert torch.equal(drawn(0, use_cache=False), expected)
+    other = generate(models[0], PROMPT, 15) if top_k == 1 else drawn(1, use_cache=False)
+    assert torch.equal(other, expected) is (top_k == 1)
 
 
 def test_top_k_draws_only_among_the_k_best():

