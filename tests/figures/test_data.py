@@ -1,18 +1,16 @@
 """What the figures carry, against what was observed or computed apart; and their still pictures."""
 
-import base64
 import sys
 import types
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import torch
 from conftest import SMALL, twins
 
 from kvcache import cached, caches, generate, optimized, time_flies, trace, widgets
 from kvcache.generate import eval_mode, pick
-from kvcache.memory import GPUS, MODEL_SHAPES
+from kvcache.memory import MODEL_SHAPES
 from kvcache.timing import Timing
 from kvcache.trace import watch
 from kvcache.widgets import Attention, BreakIt, CodeChanges, Generation, KVTimeline, block_shot
@@ -106,21 +104,14 @@ def test_every_figure_travels_as_one_text_and_has_a_still_that_is_described(trai
         assert words in still
 
 
-def test_marks_and_vectors_are_those_of_the_trace():
+def test_the_timeline_has_the_marks_of_the_trace():
     plain, caching = twins()
     prompt = torch.tensor([[1, 2]])
-    observed = trace(caching, prompt, 4, use_cache=True, vectors=True)
-    without, with_cache = KVTimeline(trace(plain, prompt, 4), observed).data["panels"]
-    assert [without["title"], with_cache["title"]] == ["Without a cache", "With a cache"]
-    assert without["marks"] == [["nn", "ccn", "cccn", "ccccn"]] * 2
-    assert with_cache["marks"] == [["nn", "rrn", "rrrn", "rrrrn"]] * 2
-    assert without["vectors"] == [[None] * 4] * 2
-    assert len(without["tokens"]) == len(with_cache["tokens"]) == 6
-    text = with_cache["vectors"][0][2]
-    numbers = np.frombuffer(base64.b64decode(text), dtype=np.float32).reshape(2, 4, 16)
-    step = observed.steps[2][0]
-    assert np.array_equal(numbers[0], step.keys.flatten(1).numpy())
-    assert np.array_equal(numbers[1], step.values.flatten(1).numpy())
+    widget = KVTimeline(trace(plain, prompt, 4), trace(caching, prompt, 4, use_cache=True))
+    without, with_cache = (panel["marks"] for panel in widget.data["panels"])
+    assert without == [["nn", "ccn", "cccn", "ccccn"]] * 2
+    assert with_cache == [["nn", "rrn", "rrrn", "rrrrn"]] * 2
+    assert widget.still().count("<rect x") == 2 * (2 + 3 + 4 + 5)  # every cell
     refused(TypeError, "a trace is a list", KVTimeline, [1])
 
 
@@ -257,9 +248,6 @@ def test_attention_says_what_is_wrong_with_its_input():
 
 def test_blocks_are_those_of_the_cache():
     shots = widgets.BlockTables(block_shots()).data["shots"]
-    users = [["".join(block["users"]) for block in shot["blocks"][:3]] for shot in shots]
-    assert users == [["A", "A", ""], ["AB", "AB", ""], ["AB", "A", "B"], ["B", "", "B"]]
-    assert not any(block["users"] for shot in shots for block in shot["blocks"][3:])
     tables = [{"A": [0, 1]}, {"A": [0, 1], "B": [0, 1]}, {"A": [0, 1], "B": [0, 2]}, {"B": [0, 2]}]
     assert [shot["tables"] for shot in shots] == tables
     assert shots[2]["blocks"][2]["tokens"] == ["␣but", "␣a", "␣cache"]
@@ -289,17 +277,10 @@ def test_the_ring_has_each_token_where_the_cache_holds_it(encode):
     refused(ValueError, "batch size 2", widgets.Ring, model, token_ids.expand(2, 10), 4)
 
 
-def test_the_calculator_carries_all_models_and_cards():
-    models, gpus, *formats = (each["items"] for each in widgets.MemoryCalculator().data["lists"])
-    assert [each["name"] for each in models] == [*(m.name for m in MODEL_SHAPES), "your own"]
-    assert [each["name"] for each in gpus] == [*(gpu.name for gpu in GPUS), "your own"]
-    assert {each["batch_size"] for each in models[:-1]} == {1}  # another model is one text again
-    scaled = [[each["name"] for each in items if each["has_scales"]] for items in formats]
-    assert scaled == [["int8: 8 bits and scales", "int4: 4 bits and scales"]] * 2
-    one = widgets.MemoryCalculator(shapes=(shape for shape in MODEL_SHAPES[:1])).data["lists"][0][
-        "items"
-    ]
-    assert len(one) == 2
+def test_the_calculator_takes_any_iterable_with_something_in_it():
+    one = widgets.MemoryCalculator(shapes=iter(MODEL_SHAPES[:1]))
+    names = [item["name"] for item in one.data["lists"][0]["items"]]
+    assert names == [MODEL_SHAPES[0].name, "your own"]
     for none in ({"shapes": []}, {"gpus": ()}):
         refused(ValueError, "at least 1 of each", widgets.MemoryCalculator, **none)
 
