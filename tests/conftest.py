@@ -62,7 +62,7 @@ def tokenizer():
     return load_tokenizer()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encode(tokenizer):
     return lambda text: torch.tensor([tokenizer.encode(text)])
 
@@ -131,7 +131,9 @@ def mount(new_page, server):
         page = new_page(**options)
         body = document({f"w{n}": state for n, state in enumerate(states)})
         page.route("**/made.html", lambda to: to.fulfill(content_type="text/html", body=body))
-        page.goto(f"{server}/made.html", wait_until="networkidle")
+        page.goto(f"{server}/made.html")
+        shown = "document.querySelectorAll('script[data-shown]').length"
+        page.wait_for_function(f"{shown} === {len(states)}")
         return page
 
     return mounted
