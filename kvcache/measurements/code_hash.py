@@ -8,10 +8,9 @@ import dis
 import hashlib
 import inspect
 import textwrap
+from contextlib import suppress
 from dataclasses import is_dataclass
 from types import CodeType, FunctionType, ModuleType
-
-from IPython.core.inputtransformer2 import TransformerManager
 
 NAMES = ("code_hash", "experiments", "records", "showing")  # they measure, and are not measured
 IGNORED = (*(f"kvcache.measurements.{name}" for name in NAMES), "kvcache.told", "kvcache.plots")
@@ -38,25 +37,22 @@ def collect(name, source, scope, codes):
     tree = ast.parse(textwrap.dedent(source))
     codes[name] = bare(tree)
     words = names_in(compile(ast.fix_missing_locations(tree), name, "exec"))
-    used = [vars(scope[word]) for word in words & scope.keys() if is_our_module(scope[word])]
-    for names in (scope, *used):
+    modules = [scope[word] for word in words & scope.keys() if isinstance(scope[word], ModuleType)]
+    for names in (scope, *(vars(module) for module in modules if is_ours(module.__name__))):
         for word in words & names.keys():
             found = inspect.unwrap(names[word]) if callable(names[word]) else names[word]
             if word.isupper() and (isinstance(found, CONSTANTS) or is_dataclass(found)):
                 codes[f"{name} {word}"] = repr(found)
             elif statements := in_cells(word, names.get("In", [])):
                 collect(f"__main__.{word}", statements, scope, codes)
-            elif isinstance(found, FunctionType | type) and is_our_module(
-                module := inspect.getmodule(found)
-            ):
-                called = f"{module.__name__}.{found.__qualname__}"
-                collect(called, inspect.getsource(found), vars(module), codes)
+            elif isinstance(found, FunctionType | type) and is_ours(str(found.__module__)):
+                called = f"{found.__module__}.{found.__qualname__}"
+                collect(called, inspect.getsource(found), vars(inspect.getmodule(found)), codes)
 
 
-def is_our_module(thing):
-    """Whether it is a module of kvcache whose code may be measured."""
-    name = thing.__name__ if isinstance(thing, ModuleType) else ""
-    return name.startswith("kvcache.") and not name.startswith(IGNORED)
+def is_ours(module):
+    """Whether a module of that name belongs to kvcache, and its code may be measured."""
+    return module.startswith("kvcache.") and not module.startswith(IGNORED)
 
 
 def names_in(code):
@@ -69,14 +65,11 @@ def in_cells(name, cells):
     """The source of the statements in a notebook's cells that give a global its value."""
     found = {}
     for cell in (cell for cell in cells if name in cell):
-        try:
-            tree = ast.parse(TransformerManager().transform_cell(cell))
-        except SyntaxError:
-            continue  # it gave nothing
-        for node in (node for node in tree.body if isinstance(node, GIVING)):
-            code = compile(ast.Module([node], []), "", "exec")
-            if name in {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"}:
-                found[ast.unparse(node)] = None  # once, where a cell ran twice
+        with suppress(SyntaxError):  # a cell that is no Python gave nothing
+            for node in (node for node in ast.parse(cell).body if isinstance(node, GIVING)):
+                code = compile(ast.Module([node], []), "", "exec")
+                if any(i.opname == "STORE_NAME" and i.argval == name for i in dis.Bytecode(code)):
+                    found[ast.unparse(node)] = None  # once, where a cell ran twice
     return "\n".join(found)
 
 
@@ -88,9 +81,8 @@ def bare(node):
         return repr(node)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         node.body = node.body[ast.get_docstring(node) is not None :] or [ast.Pass()]
-        claims = [
-            each for each in node.decorator_list if ast.unparse(each).startswith("experiment(")
+        node.decorator_list = [
+            each for each in node.decorator_list if not ast.unparse(each).startswith("experiment(")
         ]
-        node.decorator_list = [each for each in node.decorator_list if each not in claims]
     fields = [value for _, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *(bare(value) for value in fields)]

@@ -38,6 +38,7 @@ from .code_hash import code_hash
 from .records import Record
 
 WARM_UP = 3  # steps of each, not kept
+END = object()  # stands for a step where there are no more
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,9 @@ class Experiment:
         with tqdm(desc=f"{self.name}, preparing", unit=" steps", leave=False) as progress:
             found = self.function(device, **settings) or {}
             timed = {name: thing for name, thing in found.items() if callable(thing)}
-            facts = {name: thing for name, thing in found.items() if not callable(thing)}
-            rounds, gave = {name: [] for name in timed}, {}
+            facts = {name: found[name] for name in found if name not in timed}
             about = (self.name, machine(device), date.today().isoformat(), commit(), self.code())
-            record = Record(*about, settings, rounds, gave, facts)
+            record = Record(*about, settings, {name: [] for name in timed}, {}, facts)
             progress.set_description(self.name)
             begun = time.perf_counter()
             until = math.inf if seconds is None else begun + 2 * seconds
@@ -94,8 +94,8 @@ class Experiment:
             while timed and not self.enough(record, seconds, time.perf_counter() - begun):
                 times, given = one_round(timed, self.turn, device, progress, until)
                 for name in timed:
-                    rounds[name].append(times[name])
-                gave |= given
+                    record.rounds[name].append(times[name])
+                record.gave.update(given)
                 until = math.inf  # one round is there
         return replace(record, took=round(time.perf_counter() - start, 1))
 
@@ -104,18 +104,13 @@ class Experiment:
         n_rounds = len(next(iter(record.rounds.values())))
         if seconds is not None:  # one more round would take too long
             return n_rounds > 0 and spent + spent / n_rounds > seconds
-        if n_rounds < self.least:
-            return False
-        worst = max(record.rounds, key=record.error)
-        if not (error := record.error(worst)) > self.spread:
-            return True
-        if n_rounds < self.most:
-            return False
-        raise UnsteadyError(
-            f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%} only, and "
-            f"± {self.spread:.0%} is asked for. Close what else is running, then: "
-            f"make measure NAME={self.name}"
-        )
+        error, worst = max((record.error(name), name) for name in record.rounds)
+        if n_rounds >= self.most and error > self.spread:
+            raise UnsteadyError(
+                f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%}, not to "
+                f"± {self.spread:.0%}. Close what else is running: make measure NAME={self.name}"
+            )
+        return n_rounds >= self.least and not error > self.spread  # nan counts as steady
 
 
 def experiment(**options):
@@ -136,17 +131,15 @@ def one_round(timed, turn, device, progress, until=math.inf, most=None):
             for _ in range(turn):
                 synchronize(torch.device(device))
                 start = time.perf_counter()
-                try:
-                    given = next(steps)
-                except StopIteration:
+                given = next(steps, END)
+                synchronize(torch.device(device))
+                if given is END:
                     del running[name]
                     break
-                synchronize(torch.device(device))
                 seconds[name].append(time.perf_counter() - start)
                 if given is not None:
                     tensor = isinstance(given, torch.Tensor)
-                    given = given.squeeze().tolist() if tensor else given
-                    gave.setdefault(name, []).append(given)
+                    gave.setdefault(name, []).append(given.squeeze().tolist() if tensor else given)
                 progress.update()
             if time.perf_counter() > until:
                 raise UnsteadyError("one round takes too long on this machine")
@@ -168,8 +161,8 @@ def machine(device):
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name, n_bytes = properties.name, properties.total_memory
-    packages = [package for package in ("torch", "transformers") if package in sys.modules]
-    versions = {package: sys.modules[package].__version__ for package in packages}
+    loaded = sys.modules.keys() & {"torch", "transformers"}
+    versions = {package: sys.modules[package].__version__ for package in sorted(loaded)}
     return {
         "device": torch.device(device).type,
         "name": name,

@@ -5,25 +5,19 @@ import torch
 from .experiments import experiment, repeat
 
 N_TOKENS, EMB_DIM, HIDDEN_DIM, N_MATRICES = 1024, 768, 3072, 8
-READ = "read memory"
-MULTIPLY = "multiply matrices"
+READ, MULTIPLY = "read memory", "multiply matrices"
 NARROW, LONG = "product with a vector, rows of 768", "product with a vector, rows of 10,000"
 
 
-@experiment(
-    turn=1,
-    least=15,
-    most=60,
-    small={"n_steps": 2},
-    claims={
-        "memory is read faster than PyTorch's product of a matrix and a vector reads it": (
-            lambda r: bandwidth(r) > 1.2 * product_rate(r, NARROW)
-        ),
-        "the product with a vector reads longer rows faster": (
-            lambda r: product_rate(r, LONG) > 1.1 * product_rate(r, NARROW)
-        ),
-    },
-)
+CLAIMS = {
+    "memory is read faster than PyTorch's product of a matrix and a vector reads it": (
+        lambda r: bandwidth(r) > 1.2 * product_rate(r, NARROW)
+    ),
+    "longer rows are read faster": lambda r: product_rate(r, LONG) > 1.1 * product_rate(r, NARROW),
+}
+
+
+@experiment(turn=1, least=15, most=60, small={"n_steps": 2}, claims=CLAIMS)
 def machine(device, n_steps=3):
     """How fast a device reads memory, and how fast it computes, both in float32.
 
@@ -60,5 +54,4 @@ def product_rate(record, name):
 
 def arithmetic(record):
     """Floating-point operations per second; an addition or a multiplication is one."""
-    n_operations = N_MATRICES * 2 * N_TOKENS * EMB_DIM * HIDDEN_DIM
-    return n_operations / record[MULTIPLY].typical
+    return 2 * N_MATRICES * N_TOKENS * EMB_DIM * HIDDEN_DIM / record[MULTIPLY].typical

@@ -65,9 +65,8 @@ class Record:
     @property
     def device(self):
         """The name of its folder: cpu, or that of a GPU."""
-        if self.machine["device"] == "cpu":
-            return "cpu"
-        return re.sub("[^a-z0-9]+", "-", self.machine["name"].lower()).strip("-")
+        name = "cpu" if self.machine["device"] == "cpu" else self.machine["name"]
+        return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
     def write(self, folder=FOLDER):
         """Write the file, whole or not at all; four digits of a time are enough."""
@@ -79,28 +78,21 @@ class Record:
         path = Path(folder) / self.device / f"{self.experiment}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".half")
-        try:
-            text = json.dumps(values, indent=1, allow_nan=False)
-            half.write_text(text.replace(",\n    ", ", ") + "\n", encoding="utf-8")
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
-        return path
+        text = json.dumps(values, indent=1, allow_nan=False)
+        half.write_text(text.replace(",\n    ", ", ") + "\n", encoding="utf-8")
+        return half.replace(path)
 
 
 def read(path):
     """The Record in a file. Raises ValueError, with its name, for one that is none."""
-    path = Path(path)
     try:
         record = Record(**json.loads(path.read_text(encoding="utf-8")))
         if (record.experiment, record.device) != (path.stem, path.parent.name):
             raise ValueError(f"it is one of {record.experiment} on {record.machine['name']}")
-        for name in record.rounds:
-            if not record[name].seconds.numel():
-                raise ValueError(f"{name} has no samples")
-    except (KeyError, TypeError, ValueError) as problem:
-        remedy = f"make measure NAME={path.stem}"
-        raise ValueError(f"{path} is no record ({problem}); {remedy}") from problem
+        if empty := [name for name in record.rounds if not record[name].seconds.numel()]:
+            raise ValueError(f"{empty[0]} has no samples")
+    except (KeyError, TypeError, ValueError) as why:
+        raise ValueError(f"{path} is no record ({why}); make measure NAME={path.stem}") from why
     return record
 
 
@@ -132,16 +124,17 @@ def broken_here(experiment, here, on_record):
 
     A small run is asked only what the record bears out, too, when it is cut to as few steps.
     """
-    cut = {
-        name: [steps[: len(here.rounds[name][0])] for steps in rounds]
-        for name, rounds in on_record.rounds.items()
-        if name in here.rounds
-    }
-    on_record, broken = replace(on_record, rounds=cut), []
-    for sentence, condition in experiment.claims.items():
-        try:
-            if condition(on_record) and not condition(here):
-                broken.append(sentence)
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            continue  # it asks for what a small run does not measure
-    return broken
+    lengths = {name: len(rounds[0]) for name, rounds in here.rounds.items()}
+    rounds = {name: on_record.rounds[name] for name in lengths.keys() & on_record.rounds.keys()}
+    cut = {name: [steps[: lengths[name]] for steps in rounds[name]] for name in rounds}
+    cut = replace(on_record, rounds=cut)
+    claims = experiment.claims.items()
+    return [said for said, asks in claims if answer(asks, cut) and answer(asks, here) is False]
+
+
+def answer(condition, record):
+    """Whether a claim holds; None where it asks for what the record does not have."""
+    try:
+        return bool(condition(record))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None

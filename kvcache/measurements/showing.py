@@ -33,9 +33,8 @@ def measured(experiment, table=True):
         check(experiment, record)
     here = live(experiment) if mode == "live" else None
     display(Shown(records(experiment.name), here, table, experiment.code()))
-    if here:
-        for sentence in broken_here(experiment, here, record):
-            print(f'In this run, on this machine, it does not hold that "{sentence}".')
+    for sentence in broken_here(experiment, here, record) if here else []:
+        print(f'In this run, on this machine, it does not hold that "{sentence}".')
     return record
 
 
@@ -103,11 +102,8 @@ class Shown:
         """Markdown that can also be read as it is."""
         said = f"Measured on {'; on '.join(map(self.provenance, self.on_record))}."
         rows = list(self.rows()) if self.table else []
-        if not rows:
-            return said
-        lines = [f"| {' | '.join(row)} |" for row in [["", *self.columns], *rows]]
-        lines.insert(1, "|---" * (1 + len(self.columns)) + "|")
-        return "\n".join([said, "", *lines])
+        head = [["", *self.columns], ["---"] * (1 + len(self.columns))] if rows else []
+        return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in [*head, *rows])]).strip()
 
     _repr_markdown_ = __repr__
 
@@ -144,8 +140,7 @@ def folder_address():
     if os.environ.get("KVCACHE_MEASUREMENTS") == "record":
         return "../records"
     try:
-        urls = metadata("kvcache").get_all("Project-URL") or []
+        urls = dict(url.split(", ") for url in metadata("kvcache").get_all("Project-URL", []))
     except PackageNotFoundError:
-        urls = []
-    repository = next((url.split(", ")[1] for url in urls if url.startswith("Repository")), "")
-    return f"{repository}/blob/main/kvcache/measurements/records"
+        urls = {}
+    return f"{urls.get('Repository', '')}/blob/main/kvcache/measurements/records"
