@@ -34,12 +34,11 @@ def timing(token_ids, label="with", seconds=0.01, n_prompt=1):
     return Timing(label, n_prompt, times, token_ids)
 
 
-def fed(model, *texts):
+def fed(model, text):
     """What is observed while a model is fed with its cache, token by token."""
     with torch.no_grad(), watch(model) as calls:
-        for text in texts:
-            for token in text.split(1, dim=1):
-                model(token, use_cache=True)
+        for token in text.split(1, dim=1):
+            model(token, use_cache=True)
     return calls
 
 
@@ -189,7 +188,7 @@ def test_break_it_finds_what_is_wrong(trained, encode):
     runs = {
         "right": (fed(time_flies.load(), text), 0),
         "still": (fed(time_flies.load(StandingStill), text), 0),
-        "stale": (fed(time_flies.load(), encode("Many users"), text), 2),
+        "stale": (fed(time_flies.load(), torch.cat([encode("Many users"), text], dim=1)), 2),
     }
     right, still, stale = (run["steps"] for run in BreakIt(trained[0], runs).data["runs"])
     assert all(step["error"] < 1e-3 for step in right)

@@ -160,7 +160,7 @@ def counts_as(traces, scope, n_steps, layers=(0,)):
         assert counters(panel) == [computed, total["reused"], total["recomputed"]]
 
 
-def test_the_timeline_counts_as_the_trace_does_also_layer_by_layer(show, traces):
+def test_the_timeline_counts_as_the_trace_does_however_it_is_moved(show, traces):
     timeline = show(KVTimeline(*traces), width=1280)
     for number, way in zip((6, 5, 4), WAYS, strict=True):
         says(timeline, f"step {number} of 6", ".tff-place")
@@ -179,10 +179,7 @@ def test_the_timeline_counts_as_the_trace_does_also_layer_by_layer(show, traces)
     counts_as(traces, timeline, 5, layers=range(4))
     assert timeline.locator(".tff-panel").first.locator("tbody tr").count() == 4
     says(timeline, "Step 5, layer 4 has the text")
-
-
-def test_the_timeline_is_walked_by_keyboard_and_its_grid_dragged(show, traces):
-    timeline = show(KVTimeline(*traces), width=1280)
+    choose(timeline, "Layer", "1 of 4")
     for key, number in (("Home", 1), ("ArrowRight", 2), ("End", 6)):
         timeline.get_by_label("Step", exact=True).press(key)
         counts_as(traces, timeline, number)
