@@ -7,7 +7,7 @@ from kvcache import caches, optimized
 from kvcache.llama import LlamaConfig, LlamaModel
 
 SIZES = {"emb_dim": 24, "n_heads": 6, "n_kv_heads": 2, "hidden_dim": 40}
-LLAMA = LlamaConfig(**{**vars(SMALL), **SIZES})
+SMALL_LLAMA = LlamaConfig(**{**vars(SMALL), **SIZES})
 EXACT = ("concat", "preallocated", "whole window", "paged")
 ALL = (*EXACT, "window", "int8", "int4")
 
@@ -48,7 +48,7 @@ def with_weights(model, std=0.3, seed=0):
 
 
 def make_llama(seed=0):
-    return with_weights(LlamaModel(LLAMA), seed=seed)
+    return with_weights(LlamaModel(SMALL_LLAMA), seed=seed)
 
 
 def in_chunks(model, cache, token_ids, sizes):

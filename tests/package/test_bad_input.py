@@ -9,7 +9,7 @@ import pytest
 import torch
 import train
 from conftest import SMALL, twins
-from models_and_caches import ALL, LLAMA, make_cache
+from models_and_caches import ALL, SMALL_LLAMA, make_cache
 
 from kvcache import data, generate, load_tokenizer, optimized, stream, time_flies, trace
 from kvcache.caches import ConcatCache, PagedCache, PreallocatedCache
@@ -79,9 +79,9 @@ REFUSED = [
     ("n_layers is 0; .*at least 1", partial(replace, SMALL, n_layers=0)),
     ("vocab_size is 2.0", partial(replace, SMALL, vocab_size=2.0)),
     ("drop_rate is 1.0", partial(replace, SMALL, drop_rate=1.0)),
-    ("n_kv_heads 4 does not divide n_heads 6", partial(replace, LLAMA, n_kv_heads=4)),
-    ("hidden_dim is 0", partial(replace, LLAMA, hidden_dim=0)),
-    ("rope_base is -1", partial(replace, LLAMA, rope_base=-1)),
+    ("n_kv_heads 4 does not divide n_heads 6", partial(replace, SMALL_LLAMA, n_kv_heads=4)),
+    ("hidden_dim is 0", partial(replace, SMALL_LLAMA, hidden_dim=0)),
+    ("rope_base is -1", partial(replace, SMALL_LLAMA, rope_base=-1)),
     (r"head_dim is 8\.0; .*whole", partial(replace, SHAPE, head_dim=8.0)),
     ("n_layers - n_window_layers is -1", partial(replace, SHAPE, n_window_layers=3, window=4)),
     (r"n_kv_heads 3 does .*divisor of 4", partial(replace, SHAPE, n_kv_heads=3)),
