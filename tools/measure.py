@@ -81,8 +81,10 @@ def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
         for name in names:
             if cell.cell_type == "code" and f"measured({name})" in cell.source:
                 calls[index] = name
-                measure = f"{name}.measure({DEVICE!r}, {seconds}).write({str(folder)!r})"
-                cell.source = f"{measure}\n{cell.source}"
+                lines = cell.source.splitlines()
+                place = next(n for n, line in enumerate(lines) if f"measured({name})" in line)
+                lines.insert(place, f"{name}.measure({DEVICE!r}, {seconds}).write({str(folder)!r})")
+                cell.source = "\n".join(lines)
     yield from (
         (name, f"no cell calls it: measured({name})") for name in set(names) - {*calls.values()}
     )

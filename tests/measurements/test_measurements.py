@@ -361,7 +361,7 @@ def failing(device):
 
 
 def test_an_experiment_of_a_chapter_is_measured_by_running_it(tmp_path):
-    cells = [CHAPTER, "measured(failing)", "measured(resting)", "raise SystemExit"]
+    cells = [f"{CHAPTER}\nmeasured(resting)", "measured(failing)", "raise SystemExit"]
     cells = [nbformat.v4.new_code_cell(source) for source in cells]
     path = tmp_path / "x.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
