@@ -33,10 +33,7 @@ def packaged():
 
 
 def in_chapters():
-    """The experiments that stand in chapters: (name, notebook, docstring, options) of each.
-
-    Its claims need nothing but a record, so that they can be asked without running the chapter.
-    """
+    """(name, notebook, docstring, options) of each experiment in a chapter, which is not run."""
     for path, source in chapter_code():
         for node in ast.parse(source).body if "@experiment" in source else []:
             for decorator in getattr(node, "decorator_list", []):
@@ -81,10 +78,11 @@ def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
         for name in names:
             if cell.cell_type == "code" and f"measured({name})" in cell.source:
                 calls[index] = name
-                lines = cell.source.splitlines()
-                place = next(n for n, line in enumerate(lines) if f"measured({name})" in line)
-                lines.insert(place, f"{name}.measure({DEVICE!r}, {seconds}).write({str(folder)!r})")
-                cell.source = "\n".join(lines)
+                written = f"{name}.measure({DEVICE!r}, {seconds}).write({str(folder)!r})"
+                call = next(
+                    line for line in cell.source.splitlines() if f"measured({name})" in line
+                )
+                cell.source = cell.source.replace(call, f"{written}\n{call}")
     yield from (
         (name, f"no cell calls it: measured({name})") for name in set(names) - {*calls.values()}
     )
