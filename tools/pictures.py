@@ -41,7 +41,7 @@ def card(page):
         logo=(THEME / "static" / "favicon.svg").read_text(encoding="utf-8"),
         title=page.locator("meta[property='og:title']").get_attribute("content"),
         question=page.locator("article h1 + p :is(em, strong)").first.inner_text(),
-        is_tall=box["height"] > 0.78 * box["width"],
+        is_tall=box["height"] > box["width"],
         picture=base64.b64encode(figure.screenshot()).decode(),
     )
 
