@@ -6,9 +6,8 @@ The README is read on light and on dark pages, so the picture brings its own pap
 import re
 from pathlib import Path
 
-import torch
-
-from kvcache import baseline, cached, load_tokenizer, time_flies, trace
+from kvcache import baseline, cached, time_flies, trace
+from kvcache.tokenizer import encode
 from kvcache.widgets import KVTimeline
 
 PICTURE = Path(__file__).resolve().parent.parent / "images" / "timeline.svg"
@@ -17,7 +16,7 @@ MARGIN = 16
 
 def drawn():
     """The picture as SVG, in a file of its own."""
-    prompt = torch.tensor([load_tokenizer().encode("Time")])
+    prompt = encode("Time")
     without = trace(time_flies.load(baseline.GPTModel), prompt, 6)
     with_cache = trace(time_flies.load(cached.GPTModel), prompt, 6, use_cache=True)
     still = KVTimeline(without, with_cache).still()
