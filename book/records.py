@@ -4,6 +4,7 @@ The directive `records` makes a table of the records of each machine: the file, 
 which chapter tells it, when it was measured, of which commit, in how many rounds, and how sure.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,9 @@ HEAD = ["raw data", "what was asked", "told in", "measured"]
 
 def told_in(name):
     """Links to the chapters that tell an experiment."""
+    calls = re.compile(rf'measured\({name}\)|on_record\("{name}"\)')
     chapters = dict.fromkeys(
-        path.name for path, source in measure.chapter_code() if f"measured({name})" in source
+        path.name for path, source in measure.chapter_code() if calls.search(source)
     )
     return ", ".join(f"[{int(chapter[:2])}]({chapter})" for chapter in chapters)
 

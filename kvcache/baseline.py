@@ -63,9 +63,9 @@ class Attention(nn.Module):
         return context.transpose(1, 2).flatten(2)
 
 
-def causal_mask(n_tokens):
+def causal_mask(n_tokens, device=None):
     """(n_tokens, n_tokens), True at [i, j] where token i may look at token j: j is not after i."""
-    return torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()
+    return torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=device).tril()
 
 
 def trade_mask(attention):
@@ -83,7 +83,7 @@ def give_mask(attention, state_dict, prefix, _):
 
 def keep_mask(attention, state_dict, prefix, *_):
     device = state_dict.get(prefix + "W_key.weight", attention.mask).device
-    state_dict[prefix + "mask"] = causal_mask(len(attention.mask)).to(device)
+    state_dict[prefix + "mask"] = causal_mask(len(attention.mask), device)
 
 
 class MultiHeadAttention(nn.Module):
@@ -165,4 +165,5 @@ class GPTModel(nn.Module):
         x = self.trf_blocks(x)
         if last_only:
             x = x[:, -1:]  # (batch, 1, emb_dim)
-        return self.out_head(self.final_norm(x))
+        logits = self.out_head(self.final_norm(x))
+        return logits

@@ -93,36 +93,40 @@ class GPTModel(nn.Module):
         self.trf_blocks = nn.ModuleList(blocks)  # CACHE 4
         self.final_norm = LayerNorm(cfg.emb_dim)
         self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
-        self.current_pos = 0  # CACHE 4
+        self.current_pos, self.unfinished = 0, False  # CACHE 4
 
     def forward(self, token_ids, use_cache=False, last_only=False):
         start = self.current_pos if use_cache else 0  # CACHE 4
         self.cfg.check_token_ids(token_ids, self.tok_emb.weight.device, start)  # CACHE 4
         end = start + token_ids.shape[1]  # CACHE 4
         positions = torch.arange(start, end, device=token_ids.device)  # CACHE 4
-        if use_cache:  # CACHE 4
-            self.check_cache(token_ids)  # CACHE 4
 
         x = self.tok_emb(token_ids) + self.pos_emb(positions)  # (batch, n_tokens, emb_dim)
         x = self.drop_emb(x)
+        if use_cache:  # CACHE 4
+            self.check_cache(token_ids)  # CACHE 4
         for block in self.trf_blocks:  # CACHE 4
             x = block(x, use_cache)  # CACHE 4
-        if use_cache:  # CACHE 4
-            self.current_pos = end  # CACHE 4
         if last_only:
             x = x[:, -1:]  # (batch, 1, emb_dim)
-        return self.out_head(self.final_norm(x))
+        logits = self.out_head(self.final_norm(x))
+        if use_cache:  # CACHE 4
+            self.current_pos, self.unfinished = end, False  # CACHE 4
+        return logits
 
     def reset_kv_cache(self):  # CACHE 4
         for block in self.trf_blocks:  # CACHE 4
             block.att.reset_cache()  # CACHE 4
-        self.current_pos = 0  # CACHE 4
+        self.current_pos, self.unfinished = 0, False  # CACHE 4
 
     def check_cache(self, token_ids):  # CACHE 4
         """Refuse what the cache cannot take, before any layer stores anything."""
         need(not self.training, "the model is in training mode", "call model.eval() first")
+        remedy = "call model.reset_kv_cache() first"
+        need(not self.unfinished, "the last call with the cache did not come to its end", remedy)
         cached = self.trf_blocks[0].att.cache_k
         if cached is not None:
             given, kept = (f"{len(rows)} on {rows.device}" for rows in (token_ids, cached))
             problem = f"token_ids has batch size {given}, the cache holds {kept}"
-            need(given == kept, problem, "call model.reset_kv_cache() first")
+            need(given == kept, problem, remedy)
+        self.unfinished = True

@@ -1,9 +1,11 @@
 """What a GPT is made of, and what it may be fed: `GPTConfig` and the sizes used in the book."""
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
+
+TINY = torch.finfo(torch.float32).tiny  # below it a float32 is less exact, and then 0
 
 
 def need(condition, problem, remedy, error=ValueError):
@@ -12,16 +14,40 @@ def need(condition, problem, remedy, error=ValueError):
         raise error(f"{problem}; {remedy}.")
 
 
+def need_type(right, name, thing, remedy):
+    """Raise TypeError with the name of a thing's type, unless it is of a right one."""
+    need(right, f"{name} is a {type(thing).__name__}", remedy, TypeError)
+
+
 def check_size(name, size, least=1):
-    """Raise ValueError unless a size is a whole number of at least `least`. True is none."""
+    """A size as an int. Raises ValueError for no whole number, or below `least`. True is none."""
     whole = isinstance(size, Integral) and not isinstance(size, bool)
     need(whole and size >= least, f"{name} is {size!r}", f"pass a whole number of at least {least}")
+    return int(size)  # an integer of NumPy may have 32 bits, and wrap
+
+
+def check_number(name, number, low, high):
+    """A number as a float. Raises ValueError unless low <= number < high."""
+    right = isinstance(number, Real) and not isinstance(number, bool) and low <= number < high
+    need(right, f"{name} is {number!r}", f"choose {low:.3g} <= {name} < {high:.3g}")
+    return float(number)
+
+
+def set_sizes(config, names, least=1):
+    """Check some sizes of a frozen dataclass, and make them Python's integers."""
+    for name in names:
+        object.__setattr__(config, name, check_size(name, getattr(config, name), least))
 
 
 def check_kv_heads(n_heads, n_kv_heads):
     """Raise ValueError unless each key and value can serve equally many query heads."""
     problem = f"n_kv_heads {n_kv_heads} does not divide n_heads {n_heads}"
     need(n_heads % n_kv_heads == 0, problem, f"choose a divisor of {n_heads}")
+
+
+def check_one_text(token_ids):
+    """Raise ValueError for a batch: what shows or records a text takes one."""
+    need(len(token_ids) == 1, f"the batch size is {len(token_ids)}", "pass one: token_ids[:1]")
 
 
 def kv_heads(cfg):
@@ -53,10 +79,9 @@ class GPTConfig:
     qkv_bias: bool = False
 
     def __post_init__(self):
-        for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
-            check_size(name, getattr(self, name))
-        rate, emb_dim, n_heads = self.drop_rate, self.emb_dim, self.n_heads
-        need(0 <= rate < 1, f"drop_rate is {rate!r}", "choose 0 <= drop_rate < 1")
+        set_sizes(self, ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"))
+        check_number("drop_rate", self.drop_rate, 0, 1)
+        emb_dim, n_heads = self.emb_dim, self.n_heads
         problem = f"emb_dim {emb_dim} does not divide by n_heads {n_heads}"
         need(emb_dim % n_heads == 0, problem, f"choose a multiple of {n_heads}")
 
@@ -65,42 +90,37 @@ class GPTConfig:
         """Numbers in the query, key or value vector of one head."""
         return self.emb_dim // self.n_heads
 
-    def check_token_ids(self, token_ids, device, n_past=0):
+    def check_token_ids(self, token_ids, device, n_past=0, n_later=0):
         """Refuse what would go wrong in a pass, before any work. Nothing is asked of the device.
 
         token_ids  (batch, n_tokens), torch.int64 or torch.int32
         device     where the model's parameters are
-        n_past     how many positions come before these tokens
+        n_past     how many positions come before these tokens, and n_later after them
 
         Raises TypeError for a wrong type, ValueError for a wrong shape or place, or a long text.
         """
-        dtype = getattr(token_ids, "dtype", None)
-        problem = f"token_ids is a {type(token_ids).__name__} of dtype {dtype}"
-        remedy = "pass torch.tensor([[id, id, ...]]), or token_ids.long()"
-        need(dtype in (torch.int64, torch.int32), problem, remedy, TypeError)
-        shape, where = tuple(token_ids.shape), token_ids.device
-        remedy = "pass (batch, n_tokens), at least 1 token; for one text token_ids.unsqueeze(0)"
-        need(len(shape) == 2 and 0 not in shape, f"token_ids has shape {shape}", remedy)
-        problem = f"token_ids is on {where}, the model on {device}"
-        need(where == device, problem, f'move it: token_ids.to("{device}")')
-        total, most = n_past + shape[1], self.context_length
-        problem = f"{n_past} earlier + {shape[1]} new tokens are {total}"
-        remedy = "shorten the text, or begin with an empty cache"
-        need(total <= most, f"{problem}, and the context length is {most}", remedy)
+        remedy = "pass a tensor, as encode(text) of kvcache.tokenizer gives"
+        need_type(isinstance(token_ids, torch.Tensor), "token_ids", token_ids, remedy)
+        shape, dtype, where = tuple(token_ids.shape), token_ids.dtype, token_ids.device
+        need(0 not in shape, f"token_ids is empty: its shape is {shape}", "pass at least 1 token")
+        whole = dtype in (torch.int64, torch.int32)
+        need(whole, f"token_ids has dtype {dtype}", "pass token_ids.long()", TypeError)
+        need(len(shape) == 2, f"token_ids has shape {shape}", "pass (batch, n_tokens)")
+        need(where == device, f"token_ids is on {where}, the model on {device}", "move one of them")
+        total, tokens = n_past + shape[1] + n_later, f"{n_past} cached + {shape[1]} given"
+        problem = f"{tokens} + {n_later} new tokens exceed the context length {self.context_length}"
+        need(total <= self.context_length, problem, "shorten the text, or empty the cache")
 
     def check_vocabulary(self, token_ids):
         """Raise ValueError for ids outside 0 .. vocab_size - 1. Waits for the device."""
         low, high = (end.item() for end in token_ids.aminmax())
         wrong = low if low < 0 else high
         problem = f"token id {wrong} is outside the vocabulary, 0 to {self.vocab_size - 1}"
-        remedy = "use the tokenizer that belongs to this model"
-        need(0 <= wrong < self.vocab_size, problem, remedy)
+        need(0 <= wrong < self.vocab_size, problem, "use this model's tokenizer")
 
 
 # The smallest GPT-2: 124 million parameters when the output head shares the embedding's weights.
-GPT2_124M = GPTConfig(
-    vocab_size=50257, context_length=1024, emb_dim=768, n_heads=12, n_layers=12, drop_rate=0.1
-)
+GPT2_124M = GPTConfig(50257, 1024, emb_dim=768, n_heads=12, n_layers=12, drop_rate=0.1)
 
 # The small model of the book, trained on data/time_flies.txt: see time_flies.py.
-TIME_FLIES = GPTConfig(vocab_size=50257, context_length=128, emb_dim=64, n_heads=4, n_layers=4)
+TIME_FLIES = GPTConfig(50257, 128, emb_dim=64, n_heads=4, n_layers=4)

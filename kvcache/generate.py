@@ -1,6 +1,5 @@
 """Writing text one token at a time, with and without the cache."""
 
-import math
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -9,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .caches.base import check_fit
-from .config import GPTConfig, check_size, need
+from .config import TINY, GPTConfig, check_number, check_size, need, need_type
 
 
 def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
@@ -24,25 +23,14 @@ def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
     return torch.cat([token_ids, *new_tokens], dim=1)
 
 
-def stream(
-    model,
-    token_ids,
-    max_new_tokens,
-    use_cache=False,
-    cache=None,
-    temperature=0.0,
-    top_k=None,
-    generator=None,
-):
+def stream(model, token_ids, max_new_tokens, use_cache=False, cache=None, **sampling):
     """Like `generate`, but yields each new token, (batch, 1), as soon as it is there.
 
     use_cache    for `cached.GPTModel`, whose cache is inside it
     cache        for a model that is handed one, such as `optimized.GPTModel`: an object of
                  `caches`. The tokens continue those that it holds; afterwards it holds every token
                  but the last. None: the model reads the whole text again for each token.
-    temperature  0 takes the most likely token; above 0 draws from softmax(logits / temperature)
-    top_k        draw among the k most likely tokens only
-    generator    a seeded torch.Generator on the model's device, for draws that can be repeated
+    sampling     how a token is chosen: temperature, top_k and generator, see `chooser`
 
     The model works in eval mode and without gradients, and gets its mode back after each pass.
     With use_cache=True the cache is reset first, and afterwards holds every token but the last.
@@ -52,48 +40,45 @@ def stream(
     longer than the context length, and for settings that make no sense; RuntimeError if somebody
     else uses the model's cache before the stream has ended.
     """
-    cfg, name = getattr(model, "cfg", None), f"{type(model).__module__}.{type(model).__name__}"
-    remedy = "pass a model of kvcache, such as cached.GPTModel"
-    need(isinstance(cfg, GPTConfig), f"cannot generate with a {name}", remedy, TypeError)
-    has_own = hasattr(model, "reset_kv_cache")
-    takes_one = "cache" in signature(model.forward).parameters
+    inner = inside(model)
+    cfg, name = inner.cfg, f"{type(inner).__module__}.{type(inner).__name__}"
+    takes_one = "cache" in signature(inner.forward).parameters
+    has_own = hasattr(inner, "reset_kv_cache")
     need(has_own or not use_cache, f"{name} has no cache inside", "use cached.GPTModel")
     n_past = 0
     if cache is not None:
         need(takes_one, f"{name} takes no cache object", "use optimized.GPTModel")
         check_fit(cache, model)
         n_past = cache.n_tokens
-    cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    max_new_tokens = check_size("max_new_tokens", max_new_tokens, least=0)
+    cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past, max_new_tokens)
     cfg.check_vocabulary(token_ids)
-    n_rows, n_prompt = token_ids.shape
-    check_size("max_new_tokens", max_new_tokens, least=0)
-    problem = f"{n_past} cached + {n_prompt} prompt tokens + {max_new_tokens} new tokens exceed"
-    room = cfg.context_length - n_past - n_prompt
-    remedy = f"ask for at most {room} new ones, or shorten the prompt"
-    need(max_new_tokens <= room, f"{problem} the context length of {cfg.context_length}", remedy)
     if cache is not None and max_new_tokens:
-        cache.check(n_rows, n_prompt + max_new_tokens - 1)
-    need(0 <= temperature < math.inf, f"temperature is {temperature}", "choose 0 (greedy) or more")
-    if top_k is not None:
-        check_size("top_k", top_k)
-        problem = f"top_k is {top_k} with temperature {temperature}"
-        remedy = f"choose 1 to {cfg.vocab_size} and a temperature above 0, or leave top_k out"
-        need(temperature > 0 and top_k <= cfg.vocab_size, problem, remedy)
-    loop, way = (next_tokens_with, cache) if takes_one else (next_tokens, use_cache)
-    choose = partial(pick, temperature=temperature, top_k=top_k, generator=generator)
-    return loop(model, token_ids, max_new_tokens, way, choose)
+        cache.check(len(token_ids), token_ids.shape[1] + max_new_tokens - 1)
+    choose = chooser(cfg.vocab_size, **sampling)
+    if not takes_one:
+        return next_tokens(model, token_ids, max_new_tokens, use_cache, choose)
+    n_changes = None if cache is None else cache.n_changes
+    return next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes)
+
+
+def inside(model):
+    """The model itself, also inside what torch.compile made of it. Raises TypeError for none."""
+    model = getattr(model, "_orig_mod", model)
+    right = isinstance(getattr(model, "cfg", None), GPTConfig) and hasattr(model, "tok_emb")
+    need_type(right, "the model", model, "pass one of kvcache, such as cached.GPTModel")
+    return model
 
 
 @torch.no_grad()
-def next_tokens_with(model, token_ids, max_new_tokens, cache, choose):
+def next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes):
     """The loop for a model that is handed its cache: nothing to reset."""
     step_input = token_ids  # the whole prompt
-    n_stored = 0 if cache is None else cache.n_tokens
     for _ in range(max_new_tokens):
-        if cache is not None and cache.n_tokens != n_stored:
+        if cache is not None and cache.n_changes != n_changes:
             raise RuntimeError("another call used this cache; finish one stream first.")
-        n_stored += step_input.shape[1]
         logits = model(step_input, cache, last_only=True)  # (batch, 1, vocab_size)
+        n_changes = None if cache is None else cache.n_changes
         next_token = choose(logits[:, -1])  # (batch, 1)
         yield next_token
         step_input = torch.cat([step_input, next_token], dim=1) if cache is None else next_token
@@ -120,14 +105,32 @@ def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
             step_input = next_token  # CACHE 5: the new token alone
 
 
+def chooser(vocab_size, temperature=0.0, top_k=None, generator=None):
+    """The way to choose the next token of each row: logits (batch, vocab_size) -> (batch, 1).
+
+    temperature  0 takes the most likely token; above 0 draws from softmax(logits / temperature)
+    top_k        draw among the k most likely tokens only
+    generator    a seeded torch.Generator on the model's device, for draws that can be repeated
+
+    Raises ValueError for settings that make no sense.
+    """
+    if temperature != 0:
+        temperature = check_number("temperature", temperature, TINY, torch.finfo(torch.float32).max)
+    if top_k is not None:
+        top_k = check_size("top_k", top_k)
+        problem = f"top_k is {top_k} with temperature {temperature}"
+        remedy = f"choose 1 to {vocab_size} and a temperature above 0, or leave top_k out"
+        need(temperature > 0 and top_k <= vocab_size, problem, remedy)
+    return partial(pick, temperature=temperature, top_k=top_k, generator=generator)
+
+
 def pick(logits, temperature=0.0, top_k=None, generator=None):
-    """Choose the next token of each row: logits (batch, vocab_size) -> (batch, 1)."""
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
     if top_k is not None:
         values, ids = logits.topk(top_k)
         logits = torch.full_like(logits, -torch.inf).scatter(-1, ids, values)
-    logits = logits - logits.amax(dim=-1, keepdim=True)  # so that no temperature is too small
+    logits = logits.float() - logits.amax(dim=-1, keepdim=True)  # no temperature is too small
     probabilities = torch.softmax(logits / temperature, dim=-1)
     return torch.multinomial(probabilities, num_samples=1, generator=generator)
 
@@ -136,9 +139,9 @@ def pick(logits, temperature=0.0, top_k=None, generator=None):
 def eval_mode(model):
     """Eval mode for one pass; every module gets back the mode that it had."""
     training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
     try:
+        for module in training:
+            module.training = False
         yield
     finally:
         for module in training:
@@ -152,10 +155,15 @@ def pad_left(prompts):
     token_ids  (batch, longest)
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
     """
-    prompts = [torch.as_tensor(prompt) for prompt in prompts]
-    shapes = [tuple(prompt.shape) for prompt in prompts]
-    right = bool(shapes) and all(len(shape) == 1 and shape[0] for shape in shapes)
-    need(right, f"the prompts have shapes {shapes}", "pass tensors (n_tokens,), not empty")
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    token_ids = pad_sequence(prompts, batch_first=True, padding_side="left")
-    return token_ids, lengths.max() - lengths
+    prompts = [
+        torch.as_tensor(prompt, device=getattr(prompt, "device", "cpu")) for prompt in prompts
+    ]
+    kinds = [(tuple(prompt.shape), prompt.dtype) for prompt in prompts]
+    whole = all(dtype in (torch.int64, torch.int32) for _, dtype in kinds)
+    right = kinds and whole and all(len(shape) == 1 and shape[0] for shape, _ in kinds)
+    remedy = "pass whole numbers, (n_tokens,) each, not empty"
+    need(right, f"the prompts have shapes and dtypes {kinds}", remedy)
+    token_ids = pad_sequence(
+        [each.long() for each in prompts], batch_first=True, padding_side="left"
+    )
+    return token_ids, token_ids.new_tensor([token_ids.shape[1] - len(each) for each in prompts])

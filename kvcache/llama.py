@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .baseline import split_heads
-from .caches.base import begin_pass
-from .config import GPTConfig, check_kv_heads, check_size, need
+from .caches.base import one_pass
+from .config import TINY, GPTConfig, check_kv_heads, check_number, need, set_sizes
 from .optimized import FusedAttention
 
 
@@ -35,11 +35,10 @@ class LlamaConfig(GPTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_size("n_kv_heads", self.n_kv_heads)
-        check_size("hidden_dim", self.hidden_dim)
+        set_sizes(self, ("n_kv_heads", "hidden_dim"))
         check_kv_heads(self.n_heads, self.n_kv_heads)
-        for name, value in (("rope_base", self.rope_base), ("norm_eps", self.norm_eps)):
-            need(0 < value < math.inf, f"{name} is {value!r}", "choose a number above 0")
+        check_number("rope_base", self.rope_base, TINY, math.inf)
+        check_number("norm_eps", self.norm_eps, TINY, math.inf)
         remedy = "rotary positions turn pairs: choose an even one"
         need(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}", remedy)
 
@@ -129,13 +128,12 @@ class LlamaModel(nn.Module):
         self.final_norm = rms_norm(cfg)
 
     def forward(self, token_ids, cache=None, last_only=False):
-        with torch.set_grad_enabled(cache is None and torch.is_grad_enabled()):
-            cache, positions, mask = begin_pass(self, token_ids, cache)
+        gradients = torch.set_grad_enabled(cache is None and torch.is_grad_enabled())
+        with gradients, one_pass(self, token_ids, cache) as (cache, positions, mask):
             x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
             turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
             for layer, block in enumerate(self.trf_blocks):
                 x = block(x, turn, layer, cache, mask)
-            cache.end(token_ids)
             if last_only:
                 x = x[:, -1:]  # (batch, 1, emb_dim)
             return F.linear(self.final_norm(x), self.tok_emb.weight)

@@ -3,13 +3,12 @@
 import json
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 
 from . import data
-from .config import check_kv_heads, check_size, kv_heads, need
+from .config import check_kv_heads, check_number, check_size, kv_heads, need, need_type, set_sizes
 
 # Bits of one number. int8 and int4 need scales beside them: 4 bytes for each vector of a cache, as
 # in QuantizedCache, and 2 bytes for every 32 weights, as llama.cpp stores them.
@@ -50,12 +49,11 @@ class ModelShape:
 
     def __post_init__(self):
         sizes = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "n_parameters", "context_length")
-        for name in sizes:
-            check_size(name, getattr(self, name))
+        set_sizes(self, sizes)
         check_kv_heads(self.n_heads, self.n_kv_heads)
-        for name in ("n_window_layers", "window", "latent_dim"):
-            check_size(name, getattr(self, name), least=0)
+        set_sizes(self, ("n_window_layers", "window", "latent_dim"), least=0)
         check_size("n_layers - n_window_layers", self.n_layers - self.n_window_layers, least=0)
+        check_size("window", self.window, least=min(1, self.n_window_layers))
 
 
 class GPU(NamedTuple):
@@ -88,29 +86,31 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 
     Raises ValueError for a number of tokens or sequences that cannot be.
     """
-    check_size("n_tokens", n_tokens, least=0)
-    check_size("batch_size", batch_size)
+    n_tokens = check_size("n_tokens", n_tokens, least=0)
+    batch_size = check_size("batch_size", batch_size)
     n_vectors, n_numbers = 2 * kv_heads(cfg), cfg.head_dim
     n_kept = cfg.n_layers * n_tokens
     if isinstance(cfg, ModelShape):
         n_kept -= cfg.n_window_layers * max(0, n_tokens - cfg.window)
         if cfg.latent_dim:
             n_vectors, n_numbers = 1, cfg.latent_dim
-    vector_bytes = (n_numbers * _bits(dtype) + 7) // 8 + (4 if _name(dtype) in SCALED else 0)
+    bits, has_scales = _format(dtype)
+    vector_bytes = (n_numbers * bits + 7) // 8 + 4 * has_scales
     return batch_size * n_kept * n_vectors * vector_bytes
 
 
 def weight_bytes(shape, dtype="bfloat16"):
     """Bytes of a ModelShape's weights, with the scales of int8 and int4."""
-    n_scales = -(-shape.n_parameters // 32) if _name(dtype) in SCALED else 0
-    return (shape.n_parameters * _bits(dtype) + 7) // 8 + 2 * n_scales
+    bits, has_scales = _format(dtype)
+    return (shape.n_parameters * bits + 7) // 8 + 2 * has_scales * -(-shape.n_parameters // 32)
 
 
 def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_dtype="bfloat16"):
-    """The most tokens whose cache fits beside the weights; 0 if the weights alone do not fit.
+    """The most tokens whose cache fits beside the weights; 0 if not one fits.
 
-    math.inf where every layer has a window and all windows fit. An upper limit: activations and the
-    framework need memory as well.
+    The weights alone fit if `weight_bytes` is at most memory_bytes. math.inf where every layer has
+    a window and all windows fit. An upper limit, which may be beyond shape.context_length:
+    activations and the framework need memory as well.
 
     memory_bytes  of the GPU, as in GPUS
     batch_size    sequences of that length at once
@@ -118,10 +118,8 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
 
     Raises ValueError for a size that cannot be.
     """
-    right = isinstance(memory_bytes, Real) and 0 < memory_bytes < math.inf
-    remedy = "pass a number above 0, such as 80 * 2**30"
-    need(right, f"memory_bytes is {memory_bytes!r}", remedy)
-    free = max(0, int(memory_bytes) - weight_bytes(shape, weight_dtype))
+    memory_bytes = int(check_number("memory_bytes", memory_bytes, 1, math.inf))
+    free = max(0, memory_bytes - weight_bytes(shape, weight_dtype))
     n_tokens = free // kv_cache_bytes(shape, 1, batch_size, dtype)
     if not shape.n_window_layers or n_tokens <= shape.window:
         return n_tokens
@@ -131,18 +129,18 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
 
 
 def measured_cache_bytes(model):
-    """Bytes of the tensors that a `cached.GPTModel` holds in its cache now."""
+    """Bytes of the tensors that a `cached.GPTModel` holds in its cache now.
+
+    Raises TypeError for a model that has no cache inside.
+    """
+    remedy = "pass a cached.GPTModel; other caches have n_bytes"
+    need_type(hasattr(model, "reset_kv_cache"), "the model", model, remedy)
     return sum(buffer.nbytes for name, buffer in model.named_buffers() if "att.cache_" in name)
 
 
-def _name(dtype):
-    return str(dtype).removeprefix("torch.")
-
-
-def _bits(dtype):
-    """Bits of one number: of a name in BITS, or of any other torch dtype."""
-    bits = BITS.get(_name(dtype))
-    if bits is None and isinstance(dtype, torch.dtype):
-        bits = 8 * dtype.itemsize
+def _format(dtype):
+    """Bits of one number, and whether it has scales: of a name in BITS, or of a torch dtype."""
+    name = str(dtype).removeprefix("torch.")
+    bits = BITS.get(name) or (8 * dtype.itemsize if isinstance(dtype, torch.dtype) else None)
     need(bits, f"dtype is {dtype!r}", f"pass a torch dtype or one of {', '.join(BITS)}")
-    return bits
+    return bits, name in SCALED

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from . import baseline
 from .baseline import LayerNorm
-from .caches.base import begin_pass
+from .caches.base import one_pass
 
 
 class FusedAttention(nn.Module):
@@ -25,7 +26,8 @@ class FusedAttention(nn.Module):
     """
 
     def forward(self, queries, keys, values, mask):
-        if torch.compiler.is_compiling():  # one query: sums, which fuse with what is around them
+        one_each = queries.shape[1:3] == (keys.shape[1], 1)  # one query for each head's keys
+        if one_each and torch.compiler.is_compiling():  # sums, which fuse with what is around them
             scores = (keys * queries * queries.shape[-1] ** -0.5).sum(-1, keepdim=True)
             if mask is not None:
                 scores = scores.masked_fill(~mask.mT, -torch.inf)
@@ -77,15 +79,14 @@ class GPTModel(nn.Module):
         The first step then takes half a minute, and on a CPU it needs a C++ compiler. Nothing but
         the speed changes. The options are those of torch.compile.
         """
-        self.compiled = torch.compile(self.run, dynamic=dynamic, **options)
+        self.compiled = torch.compile(GPTModel.run, dynamic=dynamic, **options)
 
     @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
-        cache, positions, mask = begin_pass(self, token_ids, cache)
-        run = self.compiled if self.compiled and token_ids.shape[1] == 1 else self.run
-        logits = run(token_ids, positions, self.layers(), cache, mask, last_only)
-        cache.end(token_ids)
-        return logits
+        run = self.compiled if self.compiled and token_ids.shape[1] == 1 else GPTModel.run
+        in_own_dtype = torch.autocast(self.tok_emb.weight.device.type, enabled=False)
+        with in_own_dtype, one_pass(self, token_ids, cache) as (cache, positions, mask):
+            return run(self, token_ids, positions, self.layers(), cache, mask, last_only)
 
     def run(self, token_ids, positions, layers, cache, mask, last_only):
         """The pass itself, from token ids to logits."""
@@ -112,18 +113,16 @@ class GPTModel(nn.Module):
 
 
 # Where the baseline has the weights of a block. Its linear layers keep them as (out, in).
-LINEARS = {
-    "qkv": ("att.W_query", "att.W_key", "att.W_value"),
-    "out": ("att.out_proj",),
-    "up": ("ff.layers.0",),
-    "down": ("ff.layers.2",),
-}
+LINEARS = {"qkv": ("att.W_query", "att.W_key", "att.W_value"), "out": ("att.out_proj",)}
+LINEARS |= {"up": ("ff.layers.0",), "down": ("ff.layers.2",)}
 
 
 def from_baseline(model, state_dict, *_):
     """Bring a state dict of the baseline into the form of this model; leave its own as it is."""
-    if "out_head.weight" not in state_dict:
+    if not any(name.startswith("trf_blocks.") for name in state_dict):
         return
+    with torch.device("meta"):  # a baseline says what is missing in it, or is too much
+        baseline.GPTModel(model.cfg).load_state_dict(state_dict, assign=True)
     state_dict["W_head"] = state_dict.pop("out_head.weight").t().contiguous()
     for layer in range(model.cfg.n_layers):
         old, new = f"trf_blocks.{layer}.", f"blocks.{layer}."

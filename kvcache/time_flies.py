@@ -4,6 +4,7 @@ It has learned the sentences of `data/time_flies.txt` by heart, in their order: 
 about a minute on two cores. `tools/train.py` of the repository does it again.
 """
 
+import torch
 from safetensors.torch import load_file
 
 from . import cached, data
@@ -30,6 +31,7 @@ def from_checkpoint(path, model_class=cached.GPTModel):
     embeddings = known.new_zeros(TIME_FLIES.vocab_size, TIME_FLIES.emb_dim)
     embeddings[tensors.pop("known_tokens")] = known
     tensors["tok_emb.weight"] = tensors["out_head.weight"] = embeddings
-    model = model_class(TIME_FLIES)
+    with torch.device("cpu"):
+        model = model_class(TIME_FLIES)
     model.load_state_dict(tensors)
     return model.eval()

@@ -1,9 +1,13 @@
 """Times of a generation: medians of repeats, and a device that has really finished."""
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
+
+from .config import check_size
+from .generate import stream
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Timing:
 
     @property
     def tokens_per_second(self):
-        return self.seconds.shape[1] / self.total
+        """New tokens of all sequences of the batch."""
+        return len(self.token_ids) * self.seconds.shape[1] / self.total
 
     @property
     def time_to_first_token(self):
@@ -55,3 +60,21 @@ def synchronize(device):
     """Wait until an accelerator has done its work; a CPU has done it already."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
+
+
+def time_generation(model, token_ids, max_new_tokens, repeats=3, make_cache=None, **options):
+    """Generate some times over, and take the time of each token; returns a Timing.
+
+    make_cache  makes an empty cache for each repeat; None: the model is handed none
+    options     of `stream`, which says what is raised
+    """
+    rounds = []
+    for _ in range(check_size("repeats", repeats)):
+        cache = {"cache": make_cache()} if make_cache else {}
+        tokens, ends = [token_ids], [time.perf_counter()]
+        for token in stream(model, token_ids, max_new_tokens, **options, **cache):
+            synchronize(token.device)
+            tokens, ends = [*tokens, token], [*ends, time.perf_counter()]
+        rounds.append(ends)
+    seconds = torch.tensor(rounds, dtype=torch.float64, device="cpu").diff(dim=1)
+    return Timing("", token_ids.shape[1], seconds, torch.cat(tokens, dim=1))

@@ -25,7 +25,7 @@ def load_tokenizer():
     return tiktoken.Encoding("gpt2", mergeable_ranks=ranks, **options)
 
 
-def encode(text, device=None):
+def encode(text, device="cpu"):
     """The token ids of a text as a model takes them, (1, n_tokens). No mark in it is special."""
     token_ids = load_tokenizer().encode_ordinary(text)
     return torch.tensor([token_ids], dtype=torch.int64, device=device)

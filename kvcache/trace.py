@@ -7,8 +7,8 @@ from inspect import signature
 
 import torch
 
-from .config import need
-from .generate import stream
+from .config import check_one_text, need, need_type
+from .generate import inside, stream
 
 KINDS = ("new", "recomputed", "reused")
 
@@ -61,9 +61,8 @@ def trace(model, token_ids, max_new_tokens, use_cache=False, vectors=False, cach
     Raises TypeError for a model that is not one of the book's, and what `stream` raises.
     """
     tokens = stream(model, token_ids, max_new_tokens, use_cache, cache)
-    need(len(token_ids) == 1, f"the batch size is {len(token_ids)}", "trace one: token_ids[:1]")
-    n_past = 0 if cache is None else cache.n_tokens
-    need(n_past == 0, f"the cache holds {n_past} tokens", "hand in an empty one")
+    check_one_text(token_ids)
+    need(not getattr(cache, "n_tokens", 0), "the cache is not empty", "hand in an empty one")
     with watch(model, vectors) as calls:
         all_ids = token_ids[0].tolist() + [token.item() for token in tokens]
     steps, seen = [], defaultdict(set)  # seen: what a layer computed in earlier steps
@@ -109,18 +108,16 @@ def watch(model, vectors=False):
 
     Raises TypeError for a model without such a module, ValueError, at the call, for a larger batch.
     """
-    calls, noted, parameters = [], {}, signature(model.forward)
+    calls, noted, places, parameters = [], {}, [], signature(model.forward)
     attends = [part for name, part in model.named_modules() if name.split(".")[-1] == "attend"]
-    problem = f"watch cannot look into a {type(model).__name__}"
-    need(attends, problem, "pass a model of kvcache, such as cached.GPTModel", TypeError)
+    need_type(inside(model) is model, "what is watched", model, "watch it before it is compiled")
 
     def before(model, args, kwargs):
-        token_ids = args[0] if args else kwargs["token_ids"]
-        n_rows, n_new = token_ids.shape
-        need(n_rows == 1, f"the batch size is {n_rows}", "watch one: token_ids[:1]")
+        given = parameters.bind(*args, **kwargs).arguments
+        token_ids, cache = given["token_ids"], given.get("cache")
+        check_one_text(token_ids)
         noted.update(token_ids=token_ids[0].tolist(), layers=[])
-        cache = parameters.bind(*args, **kwargs).arguments.get("cache")
-        noted["places"] = None if cache is None else cache.key_slots(n_new).tolist()
+        places[:] = [] if cache is None else cache.key_slots(token_ids.shape[1]).tolist()
 
     def note_positions(table, inputs, output):
         noted["positions"] = inputs[0].flatten().tolist()
@@ -128,22 +125,20 @@ def watch(model, vectors=False):
     def note_attention(attend, inputs, output):
         queries, keys, values, mask = inputs
         n_keys, n_new = keys.shape[2], queries.shape[2]
-        places = noted["places"] or list(range(n_keys))
-        problem = f"a cache handed over {n_keys} keys, and tells of {len(places)}"
-        remedy = "give it a key_slots that tells of all"
-        need(n_keys == len(places), problem, remedy, RuntimeError)
+        found = places or list(range(n_keys))
+        problem = f"a cache handed over {n_keys} keys, and tells of {len(found)}"
+        need(n_keys == len(found), problem, "let its key_slots tell of all", RuntimeError)
         if not noted["layers"]:
             everything = [True] * n_keys
             noted["visible"] = everything if mask is None else mask.reshape(-1, n_keys)[-1].tolist()
-        order = sorted(range(n_keys), key=places.__getitem__)  # that of the text
+        order = sorted(range(n_keys), key=found.__getitem__)  # that of the text
         both = [x[0].transpose(0, 1)[order] if vectors else None for x in (keys, values)]
-        places = sorted(places)
-        noted["layers"].append((places[:-n_new], places[-n_new:], *both))
+        in_order = sorted(found)
+        noted["layers"].append((in_order[:-n_new], in_order[-n_new:], *both))
 
     def after(model, inputs, logits):
-        positions = noted.get("positions", noted["layers"][0][1])
-        given, visible, layers = noted["token_ids"], noted["visible"], noted["layers"]
-        calls.append(Call(given, positions, visible, logits[0, -1], layers))
+        noted.setdefault("positions", noted["layers"][0][1])
+        calls.append(Call(logits=logits[0, -1], **noted))
 
     with ExitStack() as hooks:
         hooks.enter_context(model.register_forward_pre_hook(before, with_kwargs=True))

@@ -4,13 +4,15 @@
     make measure NAME=writing one or more: NAME="machine writing"
 
 Each record is written as soon as it is there: an interruption loses only what is under way. What
-is not steady is refused; the others go on. For one that stands in a chapter, the chapter is run.
+is not steady is refused; the others go on. The chapter of an experiment is run for it.
 """
 
 import ast
 import os
+import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -18,7 +20,6 @@ import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
-from kvcache.measurements import machine, speed
 from kvcache.measurements.experiments import Experiment
 from kvcache.measurements.records import FOLDER
 
@@ -26,47 +27,39 @@ ROOT = Path(__file__).resolve().parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def packaged():
-    """The experiments of the package, by name."""
-    things = [thing for module in (machine, speed) for thing in vars(module).values()]
-    return {thing.name: thing for thing in things if isinstance(thing, Experiment)}
-
-
 def in_chapters():
-    """(name, notebook, docstring, options) of each experiment in a chapter, which is not run."""
-    for path, source in chapter_code():
-        for node in ast.parse(source).body if "@experiment" in source else []:
-            for decorator in getattr(node, "decorator_list", []):
-                if getattr(getattr(decorator, "func", None), "id", "") == "experiment":
-                    call = ast.Call(ast.Name("dict", ast.Load()), [], decorator.keywords)
-                    options = ast.fix_missing_locations(ast.Expression(call))
-                    options = eval(compile(options, f"{path.name}, {node.name}", "eval"))
-                    yield node.name, path, ast.get_docstring(node), options
+    """(notebook, Experiment) of each in a chapter. It can say its claims, but not be measured here.
+
+    Of a chapter only functions, constants and a few imports are run: what claims may name.
+    """
+    imports = "from kvcache.measurements", "import numpy"
+    for path in sorted({path for path, source in chapter_code() if "@experiment" in source}):
+        sources, found = [source for each, source in chapter_code() if each == path], {}
+        for node in (node for source in sources for node in ast.parse(source).body):
+            constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
+            needed = isinstance(node, ast.FunctionDef) or ast.unparse(node).startswith(imports)
+            if constant or needed:
+                with suppress(NameError):  # it needs what is not here
+                    exec(compile(ast.Module([node], []), path.name, "exec"), found)
+        yield from ((path, thing) for thing in found.values() if isinstance(thing, Experiment))
 
 
 def chapter_code():
     """(notebook, source) of each code cell."""
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code" and not cell.source.startswith("%"):
+            if cell.cell_type == "code" and not re.search(r"(?m)^\s*%", cell.source):
                 yield path, cell.source
 
 
 def all_experiments():
-    """Name -> an Experiment of each. Those of chapters can say their claims, but not be measured.
-
-    Raises ValueError if two have one name.
-    """
-    found = packaged()
-    for name, path, text, options in in_chapters():
-        if name in found:
-            raise ValueError(f"{path.name}: another experiment is called {name}; find a new name.")
-
-        def stand_in(device, path=path):
-            raise RuntimeError(f"{path.name} has to run for this")
-
-        stand_in.__name__, stand_in.__doc__ = name, text
-        found[name] = Experiment(stand_in, **options)
+    """Name -> Experiment of each. Raises ValueError if two have one name."""
+    found = {}
+    for path, each in in_chapters():
+        if each.name in found:
+            problem = f"another experiment is called {each.name}; find a new name."
+            raise ValueError(f"{path.name}: {problem}")
+        found[each.name] = each
     return found
 
 
@@ -107,17 +100,10 @@ def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
 
 def measure(names, seconds=None, folder=FOLDER):
     """Measure some experiments and write their records; yield (name, what went wrong)."""
-    for name, experiment in packaged().items():
-        if name in names:
-            try:
-                experiment.measure(DEVICE, seconds).write(folder)
-                yield name, None
-            except Exception as problem:  # of any kind: the others go on
-                yield name, f"{type(problem).__name__}: {problem}"
     chapters = {}
-    for name, path, _, _ in in_chapters():
-        if name in names:
-            chapters.setdefault(path, []).append(name)
+    for path, found in in_chapters():
+        if found.name in names:
+            chapters.setdefault(path, []).append(found.name)
     for path, several in chapters.items():
         print(f"          {path.name} runs for {', '.join(several)}", flush=True)
         yield from measure_in_chapter(path, several, seconds, folder)

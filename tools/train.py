@@ -73,4 +73,5 @@ if __name__ == "__main__":
     save(*train(), target)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, SHA-256 {data.sha256(target)}")
     if target.parent == data.FOLDER:
-        data.write_hashes()
+        sums = (f"{data.sha256(data.FOLDER / name)}  {name}\n" for name in data.hashes())
+        (data.FOLDER / "SHA256SUMS").write_text("".join(sums))

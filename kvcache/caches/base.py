@@ -8,16 +8,17 @@ done:
     keys, values = cache.update(layer, keys, values)  # in every layer
     cache.end(token_ids)
 
-Until `end` nothing counts as stored: after a pass that was interrupted, the next one begins where
-that one did. Memory that was taken for it, blocks or longer tensors, may stay taken until then.
-`crop` takes tokens back that do count.
+Until `end` nothing counts as stored: a pass that was interrupted is taken back, and the next one
+begins where that one did. `crop` takes tokens back that do count.
 
 Shapes: keys and values (batch, n_kv_heads, n_tokens, head_dim).
 """
 
+from contextlib import contextmanager
+
 import torch
 
-from ..config import check_size, kv_heads, need
+from ..config import check_size, kv_heads, need, need_type
 
 
 class Cache:
@@ -28,18 +29,19 @@ class Cache:
 
     `n_tokens` counts the tokens stored in each row, with those that fill it up. What `update` gets
     it stores as the tokens from number `n_tokens` on, in place of any that are there already.
+    `n_changes` counts the passes and crops, so that a stream notices those of others.
     """
 
     max_tokens = window = None  # a limit that ends the text; how far back a token sees
 
     def __init__(self, cfg, batch_size=1, n_pad=None, dtype=None, device=None):
-        check_size("batch_size", batch_size)
+        batch_size = check_size("batch_size", batch_size)
         if n_pad is not None:
             whole = getattr(n_pad, "dtype", None) in (torch.int64, torch.int32)
             right = whole and n_pad.shape == (batch_size,) and n_pad.min() >= 0
-            remedy = f"pass a tensor of {batch_size} whole numbers, 0 or more: see pad_left"
-            need(right, f"n_pad is {n_pad!r}", remedy)
-        self.batch_size, self.n_pad, self.n_tokens = batch_size, n_pad, 0
+            need(right, f"n_pad is {n_pad!r}", f"pass {batch_size} whole numbers: see pad_left")
+        self.batch_size, self.n_pad = batch_size, n_pad
+        self.n_tokens = self.n_changes = 0
         self.made_for = made_for(cfg, dtype, device)
 
     def check(self, n_rows, n_new):
@@ -47,9 +49,8 @@ class Cache:
         problem = f"token_ids has batch size {n_rows}, the cache {self.batch_size}"
         need(n_rows == self.batch_size, problem, "make a cache for each batch")
         if self.max_tokens is not None:
-            problem = f"the cache holds {self.n_tokens} tokens; {n_new} more exceed its max_tokens"
-            fits = self.n_tokens + n_new <= self.max_tokens
-            need(fits, f"{problem} of {self.max_tokens}", "make a larger one")
+            problem = f"{self.n_tokens} cached + {n_new} new exceed max_tokens {self.max_tokens}"
+            need(self.n_tokens + n_new <= self.max_tokens, problem, "make a larger cache")
 
     def begin(self, token_ids):
         """Where the new tokens stand, and which keys each of them may look at.
@@ -86,14 +87,15 @@ class Cache:
     def end(self, token_ids):
         """All layers have stored these tokens."""
         self.n_tokens += token_ids.shape[1]
+        self.n_changes += 1
 
     def crop(self, n_tokens):
         """Take tokens back: the first n_tokens of each row stay, as if no more had been fed.
 
         Raises ValueError for more than the cache holds, or if it has let go of what it would need.
         """
-        check_crop(n_tokens, self.n_tokens)
-        self.n_tokens = n_tokens
+        self.n_tokens = check_crop(n_tokens, self.n_tokens)
+        self.n_changes += 1
 
     @property
     def n_bytes(self):
@@ -111,29 +113,40 @@ class NoCache(Cache):
 
 
 def check_crop(n_tokens, n_stored):
-    """Raise ValueError unless n_tokens is a number of tokens that a cache can be cropped to."""
-    check_size("n_tokens", n_tokens, least=0)
+    """n_tokens as an int. Raises ValueError unless a cache can be cropped to so many."""
+    n_tokens = check_size("n_tokens", n_tokens, least=0)
     need(n_tokens <= n_stored, f"n_tokens is {n_tokens}, the cache holds {n_stored}", "keep fewer")
+    return n_tokens
 
 
-def begin_pass(model, token_ids, cache):
-    """What a model does first: check what it was given, then ask the cache.
+@contextmanager
+def one_pass(model, token_ids, cache):
+    """What a model does around its layers: check what it was given, ask the cache, let it count.
 
-    Returns the cache, the positions and the mask. None as a cache becomes one that keeps nothing.
+    Gives the cache, the positions and the mask. None as a cache becomes one that keeps nothing.
+    Whatever ends the pass early, all is as it was.
     """
+    n_past = getattr(cache, "n_tokens", 0)
+    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
     if cache is not None:
         check_fit(cache, model)
-    n_past = 0 if cache is None else cache.n_tokens
-    model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
-    if cache is None:
+    else:
         cache = NoCache(model.cfg, len(token_ids))
-    return cache, *cache.begin(token_ids)
+    try:
+        yield cache, *cache.begin(token_ids)
+    except BaseException:
+        cache.crop(n_past)
+        raise
+    cache.end(token_ids)
 
 
 def check_fit(cache, model):
     """Refuse what is no cache, or was made for a model of other sizes, dtype or device."""
-    remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
-    need(hasattr(cache, "begin"), f"cache is a {type(cache).__name__}", remedy, TypeError)
+    remedy = (
+        "pass an object of kvcache.caches that keeps something; of a PagedCache its batch([...])"
+    )
+    right = hasattr(cache, "begin") and not isinstance(cache, NoCache | type)
+    need_type(right, "cache", cache, remedy)
     weight = model.tok_emb.weight
     for name, needed in made_for(model.cfg, weight.dtype, weight.device).items():
         made = cache.made_for[name]
@@ -144,7 +157,7 @@ def check_fit(cache, model):
 def made_for(cfg, dtype, device):
     """What a cache must have in common with its model. None: any will do."""
     sizes = {"n_layers": cfg.n_layers, "n_kv_heads": kv_heads(cfg), "head_dim": cfg.head_dim}
-    return {**sizes, "dtype": dtype, "device": device and torch.device(device).type}
+    return {**sizes, "dtype": dtype, "device": device and torch.empty(0, device=device).device}
 
 
 def buffers(cfg, batch_size, n_tokens, dtype, device):

@@ -20,15 +20,18 @@ class PagedCache:
     """
 
     def __init__(self, cfg, n_blocks, block_size=16, dtype=torch.float32, device="cpu"):
-        check_size("n_blocks", n_blocks)
-        check_size("block_size", block_size)
+        n_blocks, block_size = (
+            check_size("n_blocks", n_blocks),
+            check_size("block_size", block_size),
+        )
         self.block_size, self.made_for = block_size, made_for(cfg, dtype, device)
         shape = (2, cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
         self.memory = torch.zeros(shape, dtype=dtype, device=device)
         self.keys, self.values = self.memory
         self.n_users = [0] * n_blocks  # how many tables have the block
         self.free_blocks = list(range(n_blocks))  # a heap: the lowest number is taken first
-        self.tables, self.lengths = {}, {}  # of each sequence: its blocks, its stored tokens
+        # Of each sequence: its blocks, its stored tokens, its passes and crops.
+        self.tables, self.lengths, self.n_changes = {}, {}, Counter()
         self.n_made = 0
 
     @property
@@ -55,8 +58,8 @@ class PagedCache:
     def crop(self, sequence, n_tokens):
         """Take tokens of a sequence back: its first n_tokens stay, and the blocks of these."""
         self.check(sequence)
-        check_crop(n_tokens, self.lengths[sequence])
-        self.lengths[sequence] = n_tokens
+        self.lengths[sequence] = check_crop(n_tokens, self.lengths[sequence])
+        self.n_changes[sequence] += 1
         table = self.tables[sequence]
         while len(table) > self.n_filled(sequence):
             self.let_go(table.pop())
@@ -67,16 +70,16 @@ class PagedCache:
         del self.tables[sequence], self.lengths[sequence]
 
     def check(self, sequence):
-        if sequence not in self.tables:  # often asked: nothing is written out before it is needed
-            raise ValueError(f"there is no sequence {sequence!r}; there are {list(self.tables)}.")
+        need(sequence in self.tables, f"there is no sequence {sequence!r}", "begin one with add()")
 
     def batch(self, sequences):
         """What a model takes: the cache of these sequences, one for each row."""
+        sequences = list(sequences)
         for sequence in sequences:
             self.check(sequence)
         right = 0 < len(sequences) == len(set(sequences))
         need(right, f"sequences is {sequences}", "pass each one once, at least 1")
-        return PagedBatch(self, list(sequences))
+        return PagedBatch(self, sequences)
 
     def n_filled(self, sequence):
         """How many blocks the tokens of a sequence fill, the last one begun counted in full."""
@@ -86,6 +89,7 @@ class PagedCache:
         """How many free blocks it takes to give each of these sequences n_new more tokens."""
         needed, written = 0, Counter()  # written: shared blocks, by how many of the sequences
         for sequence in sequences:
+            self.check(sequence)
             table, length = self.tables[sequence], self.lengths[sequence]
             needed += max(0, -(-(length + n_new) // self.block_size) - len(table))
             written.update(table[length // self.block_size :])
@@ -105,10 +109,10 @@ class PagedCache:
         table, length = self.tables[sequence], self.lengths[sequence]
         for i in range(length // self.block_size, len(table)):
             if self.n_users[table[i]] > 1:  # copy on write
+                blocks = self.memory.unflatten(2, (-1, self.block_size))
+                blocks[:, :, self.free_blocks[0]] = blocks[:, :, table[i]]  # what `take` gives
                 old, table[i] = table[i], self.take()
                 self.let_go(old)
-                blocks = self.memory.unflatten(2, (-1, self.block_size))
-                blocks[:, :, table[i]] = blocks[:, :, old]
         while len(table) * self.block_size < length + n_new:
             table.append(self.take())
 
@@ -138,6 +142,10 @@ class PagedBatch(Cache):
         """Stored tokens of the longest sequence. Raises ValueError if one was freed."""
         return max(self.lengths())
 
+    @property
+    def n_changes(self):
+        return sum(self.pages.n_changes[sequence] for sequence in self.sequences)
+
     def lengths(self):
         for sequence in self.sequences:
             self.pages.check(sequence)
@@ -153,11 +161,13 @@ class PagedBatch(Cache):
         lengths = self.lengths()
         for sequence in self.sequences:
             pages.reserve(sequence, n_new)
-        tables = [torch.tensor(pages.tables[sequence]) for sequence in self.sequences]
+        tables = [torch.tensor(pages.tables[sequence], device="cpu") for sequence in self.sequences]
         tables = pad_sequence(tables, batch_first=True)
         # Sent to the device, and nobody waits for it.
         tables = tables.to(device, non_blocking=True)
-        n_past = torch.tensor(lengths).to(device, non_blocking=True)[:, None]  # (batch, 1)
+        n_past = torch.tensor(lengths, device="cpu").to(device, non_blocking=True)[
+            :, None
+        ]  # (batch, 1)
 
         def slots(places):
             """Where the tokens at these places of each text lie in memory."""
@@ -178,8 +188,9 @@ class PagedBatch(Cache):
         return memory[:, self.slots].transpose(2, 3).unbind()
 
     def end(self, token_ids):
-        for sequence in self.sequences:
-            self.pages.lengths[sequence] += token_ids.shape[1]
+        lengths = [length + token_ids.shape[1] for length in self.lengths()]
+        self.pages.lengths.update(zip(self.sequences, lengths, strict=True))  # of all at once
+        self.pages.n_changes.update(self.sequences)
 
     def crop(self, n_tokens):
         """Take tokens back: of each sequence the first n_tokens stay, or all if it has fewer."""

@@ -16,15 +16,15 @@ class QuantizedCache(Cache):
 
     def __init__(self, cfg, max_tokens, bits=8, batch_size=1, n_pad=None, device="cpu"):
         super().__init__(cfg, batch_size, n_pad, device=device)
-        check_size("max_tokens", max_tokens)
+        max_tokens = check_size("max_tokens", max_tokens)
         need(bits in (4, 8), f"bits is {bits!r}", "choose 8 or 4")
-        even = cfg.head_dim % 2 == 0
-        need(bits == 8 or even, f"head_dim is {cfg.head_dim}", "4 bits need an even one")
-        self.max_tokens, self.bits = max_tokens, bits
-        shape = (cfg.n_layers, 2, batch_size, kv_heads(cfg), max_tokens)  # 2: keys and values
+        even = bits == 8 or cfg.head_dim % 2 == 0
+        need(even, f"head_dim is {cfg.head_dim}", "4 bits need an even one")
+        self.max_tokens, self.bits = max_tokens, int(bits)
+        shape = (cfg.n_layers, 2, self.batch_size, kv_heads(cfg), max_tokens)  # 2: keys and values
         dtype = torch.int8 if bits == 8 else torch.uint8  # of one number, or of two
         self.levels = torch.zeros(*shape, cfg.head_dim * bits // 8, dtype=dtype, device=device)
-        self.scales = torch.zeros(*shape, 1, device=device)
+        self.scales = torch.zeros(*shape, 1, dtype=torch.float32, device=device)
 
     def update(self, layer, keys, values):
         end = self.n_tokens + keys.shape[2]

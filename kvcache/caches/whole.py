@@ -19,6 +19,10 @@ class ConcatCache(Cache):
             kept[layer] = torch.cat([*old, new], dim=2)
         return self.keys[layer], self.values[layer]
 
+    def end(self, token_ids):
+        super().end(token_ids)
+        self.made_for |= {"dtype": self.keys[0].dtype, "device": self.keys[0].device}
+
     def crop(self, n_tokens):
         super().crop(n_tokens)
         for kept in (self.keys, self.values):
@@ -35,9 +39,8 @@ class PreallocatedCache(Cache):
         self, cfg, max_tokens, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"
     ):
         super().__init__(cfg, batch_size, n_pad, dtype, device)
-        check_size("max_tokens", max_tokens)
-        self.max_tokens = max_tokens
-        self.keys, self.values = buffers(cfg, batch_size, max_tokens, dtype, device)
+        self.max_tokens = check_size("max_tokens", max_tokens)
+        self.keys, self.values = buffers(cfg, self.batch_size, self.max_tokens, dtype, device)
 
     def update(self, layer, keys, values):
         seen = []

@@ -18,13 +18,12 @@ class SlidingWindowCache(Cache):
 
     def __init__(self, cfg, window, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"):
         super().__init__(cfg, batch_size, n_pad, dtype, device)
-        check_size("window", window)
-        self.window = window
+        self.window = check_size("window", window)
         self.n_written = 0  # tokens, at the most: the ring has the last ones of them
-        self.keys, self.values = buffers(cfg, batch_size, window, dtype, device)
+        self.keys, self.values = buffers(cfg, self.batch_size, self.window, dtype, device)
 
     def begin(self, token_ids):
-        self.chunk = []  # of several tokens: the rings, and what `end` writes into them
+        self.chunk = []  # of several tokens: the rings, and what `end` puts into them
         positions, mask = super().begin(token_ids)
         self.n_written = max(self.n_written, self.n_tokens + 1)  # `update` writes a single token
         return positions, mask
@@ -43,19 +42,23 @@ class SlidingWindowCache(Cache):
     def end(self, token_ids):
         past, end = self.n_tokens, self.n_tokens + token_ids.shape[1]
         last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
-        for ring, new in self.chunk:
-            ring[:, :, last % self.window] = new[:, :, -len(last) :]
+        if self.chunk:  # new rings, all at once: an interruption leaves the old ones
+            slots, n_last = last % self.window, len(last)
+            rings = [
+                ring.index_copy(2, slots, new[:, :, -n_last:].to(ring.dtype))
+                for ring, new in self.chunk
+            ]
+            self.keys, self.values = rings[0::2], rings[1::2]
         self.chunk, self.n_written = [], max(self.n_written, end)
         super().end(token_ids)
 
     def crop(self, n_tokens):
         check_crop(n_tokens, self.n_tokens)
         first, oldest = max(0, n_tokens - self.window + 1), self.n_written - self.window
-        problem = f"n_tokens is {n_tokens}: the next token looks back to token {first}, and the "
-        problem += f"window of {self.window} has let go of all before {oldest}"
+        problem = f"n_tokens is {n_tokens}, and the window has let go of all before token {oldest}"
         remedy = f"keep at least {self.n_written - 1}, or 0 and feed the text again"
         need(n_tokens == 0 or first >= oldest, problem, remedy)
-        self.n_tokens = n_tokens
+        super().crop(n_tokens)
         self.n_written = self.n_written if n_tokens else 0
 
     def key_slots(self, n_new, device="cpu"):

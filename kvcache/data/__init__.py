@@ -31,9 +31,3 @@ def hashes():
     """What SHA256SUMS says: file name -> SHA-256, as 64 hex digits."""
     lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
     return {line[66:]: line[:64] for line in lines}
-
-
-def write_hashes():
-    """Bring SHA256SUMS up to date, after a file that it names was made anew on purpose."""
-    lines = [f"{sha256(FOLDER / name)}  {name}\n" for name in hashes()]
-    (FOLDER / "SHA256SUMS").write_text("".join(lines))

@@ -33,6 +33,7 @@ import psutil
 import torch
 from tqdm.auto import tqdm
 
+from ..config import need
 from ..timing import synchronize
 from .code_hash import code_hash
 from .records import Record
@@ -105,11 +106,12 @@ class Experiment:
         if seconds is not None:  # one more round would take too long
             return n_rounds > 0 and spent + spent / n_rounds > seconds
         error, worst = max((record.error(name), name) for name in record.rounds)
-        if n_rounds >= self.most and error > self.spread:
-            raise UnsteadyError(
-                f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%}, not to "
-                f"± {self.spread:.0%}. Close what else is running: make measure NAME={self.name}"
-            )
+        problem = (
+            f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%}, not to"
+        )
+        remedy = f"close what else is running; make measure NAME={self.name}"
+        unsteady = n_rounds >= self.most and error > self.spread
+        need(not unsteady, f"{problem} ± {self.spread:.0%}", remedy, UnsteadyError)
         return n_rounds >= self.least and not error > self.spread  # nan counts as steady
 
 
@@ -136,13 +138,14 @@ def one_round(timed, turn, device, progress, until=math.inf, most=None):
                 if given is END:
                     del running[name]
                     break
-                seconds[name].append(time.perf_counter() - start)
+                took = time.perf_counter() - start
+                seconds[name].append(float(f"{took:.4g}"))  # four digits are enough
                 if given is not None:
                     tensor = isinstance(given, torch.Tensor)
                     gave.setdefault(name, []).append(given.squeeze().tolist() if tensor else given)
                 progress.update()
-            if time.perf_counter() > until:
-                raise UnsteadyError("one round takes too long on this machine")
+            late, remedy = time.perf_counter() > until, "give it more seconds"
+            need(not late, "one round takes too long on this machine", remedy, UnsteadyError)
     if nothing := [name for name in timed if not seconds[name]]:
         raise RuntimeError(f"{nothing[0]} has no steps; return an iterator with at least one.")
     return seconds, gave
@@ -161,8 +164,8 @@ def machine(device):
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name, n_bytes = properties.name, properties.total_memory
-    loaded = sys.modules.keys() & {"torch", "transformers"}
-    versions = {package: sys.modules[package].__version__ for package in sorted(loaded)}
+    loaded = [name for name in ("torch", "transformers") if name in sys.modules]
+    versions = {name: sys.modules[name].__version__ for name in loaded}
     return {
         "device": torch.device(device).type,
         "name": name,

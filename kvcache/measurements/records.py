@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..config import need
 from ..timing import Timing
 
 FOLDER = Path(__file__).resolve().parent / "records"
@@ -45,10 +46,10 @@ class Record:
         """The Timing of what was timed under that name."""
         return Timing(name, 0, torch.tensor(self.rounds[name], dtype=torch.float64), NO_TOKENS)
 
-    def timing(self, name, prompt, label=None):
+    def timing(self, name, prompt):
         """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave."""
         token_ids = torch.cat([prompt.cpu(), torch.tensor([self.gave[name]])], dim=1)
-        return Timing(label or name, prompt.shape[1], self[name].seconds, token_ids)
+        return Timing(name, prompt.shape[1], self[name].seconds, token_ids)
 
     def error(self, name):
         """How far off the median over the rounds may be, as a share of it.
@@ -69,16 +70,11 @@ class Record:
         return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
     def write(self, folder=FOLDER):
-        """Write the file, whole or not at all; four digits of a time are enough."""
-        values = asdict(self)
-        values["rounds"] = {
-            name: [[float(f"{seconds:.4g}") for seconds in steps] for steps in rounds]
-            for name, rounds in self.rounds.items()
-        }
+        """Write the file, whole or not at all."""
         path = Path(folder) / self.device / f"{self.experiment}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".half")
-        text = json.dumps(values, indent=1, allow_nan=False)
+        text = json.dumps(asdict(self), indent=1, allow_nan=False)
         half.write_text(text.replace(",\n    ", ", ") + "\n", encoding="utf-8")
         return half.replace(path)
 
@@ -108,8 +104,7 @@ def recorded(name, folder=FOLDER):
     Raises FileNotFoundError if there is none.
     """
     path = Path(folder) / "cpu" / f"{name}.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no record of {name}; make measure NAME={name}")
+    need(path.is_file(), f"no record of {name}", f"make measure NAME={name}", FileNotFoundError)
     return read(path)
 
 

@@ -6,12 +6,13 @@ kernel it is not set: there the experiment runs, for about a minute. `make measu
 """
 
 import os
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import metadata
 
 import torch
 from IPython.display import display
 from matplotlib.ticker import EngFormatter
 
+from ..config import need
 from .records import broken_claims, broken_here, recorded, records
 
 SECONDS = 40  # of rounds in a reader's kernel; preparing comes on top
@@ -26,8 +27,8 @@ def measured(experiment, table=True):
     if the record is of other code, or does not bear out a claim.
     """
     mode = os.environ.get("KVCACHE_MEASUREMENTS") or "live"
-    if mode not in ("live", "record", "renew"):
-        raise ValueError(f"KVCACHE_MEASUREMENTS is {mode!r}; leave it unset, or say record.")
+    right = mode in ("live", "record", "renew")
+    need(right, f"KVCACHE_MEASUREMENTS is {mode!r}", "leave it unset, or say record")
     record = recorded(experiment.name)
     if mode == "record":
         check(experiment, record)
@@ -38,13 +39,19 @@ def measured(experiment, table=True):
     return record
 
 
+def on_record(name):
+    """The CPU's record of an experiment of another chapter; shows where it comes from."""
+    display(Shown(records(name), table=False))
+    return recorded(name)
+
+
 def check(experiment, record):
     """Refuse a record of other code, or one that contradicts a claim."""
     remedy = f"make measure NAME={experiment.name}"
-    if record.code != experiment.code():
-        raise ValueError(f"the record of {experiment.name} is of other code; {remedy}")
-    if broken := broken_claims(experiment, record):
-        raise ValueError(f"the record of {experiment.name} does not bear out {broken}; {remedy}")
+    what = f"the record of {experiment.name}"
+    need(record.code == experiment.code(), f"{what} is of other code", remedy)
+    broken = broken_claims(experiment, record)
+    need(not broken, f"{what} does not bear out {broken}", remedy)
 
 
 def live(experiment):
@@ -139,8 +146,5 @@ def folder_address():
     """Where the raw data lies: beside the built pages, or in the repository."""
     if os.environ.get("KVCACHE_MEASUREMENTS") == "record":
         return "../records"
-    try:
-        urls = dict(url.split(", ") for url in metadata("kvcache").get_all("Project-URL", []))
-    except PackageNotFoundError:
-        urls = {}
-    return f"{urls.get('Repository', '')}/blob/main/kvcache/measurements/records"
+    urls = dict(url.split(", ") for url in metadata("kvcache").get_all("Project-URL"))
+    return f"{urls['Repository']}/blob/main/kvcache/measurements/records"

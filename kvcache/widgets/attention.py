@@ -4,7 +4,7 @@ import torch
 
 from ..config import need
 from .figure import Figure
-from .still import table_picture
+from .still import table
 
 
 class Attention(Figure):
@@ -28,13 +28,13 @@ class Attention(Figure):
         super().__init__(data={"words": words, "runs": runs}, **kwargs)
 
     def still(self):
-        """Weights and context of the whole text, with the mask, as SVG."""
+        """Weights and context of the whole text, with the mask."""
         words, tables = self.data["words"], self.data["runs"][1][-1]
-        label = f"Attention at step {len(words)}, with a causal mask: weights on each word, context"
-        rows = [("weights of", *(f"on {word[:8]}" for word in words), "context")]
+        rows = [("weights of", *(f"on {word}" for word in words), "context")]
         for word, weights, context in zip(words, tables["weights"], tables["context"], strict=True):
-            rows.append((word[:8], *(f"{number:.2f}" for number in weights + context)))
-        return table_picture(label, 90 * len(weights + context) + 90, rows, range(0, 9000, 90))
+            in_words = ", ".join(f"{number:.2f}" for number in context)
+            rows.append((word, *(f"{weight:.2f}" for weight in weights), in_words))
+        return table(f"Attention at step {len(words)}, with a causal mask", rows)
 
 
 def _check(words, matrices):

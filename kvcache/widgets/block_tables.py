@@ -3,7 +3,7 @@
 from ..config import need
 from ..tokenizer import token_label
 from .figure import Figure
-from .still import table_picture
+from .still import table
 
 
 def block_shot(pages, label, sequences):
@@ -50,4 +50,4 @@ class BlockTables(Figure):
         for i, block in enumerate(self.data["shots"][-1]["blocks"]):
             users = ", ".join(block["users"]) or "free"
             rows.append((f"block {i}: {users}", " ".join(block["tokens"])))
-        return table_picture("Blocks, their users and their tokens.", 520, rows, (0, 160))
+        return table("Blocks, their users and their tokens", rows)

@@ -3,10 +3,10 @@
 import torch
 
 from ..config import need
-from ..generate import eval_mode, generate
+from ..generate import eval_mode, generate, inside
 from ..tokenizer import token_label, token_texts
 from .figure import Figure
-from .still import table_picture
+from .still import table
 
 
 class BreakIt(Figure):
@@ -24,7 +24,7 @@ class BreakIt(Figure):
         for name, (calls, start) in runs.items():
             problem = f"{name}: start is {start}, with {len(calls)} calls recorded"
             need(0 <= start < len(calls), problem, "give the number of one of them")
-        with torch.no_grad(), eval_mode(reference):
+        with torch.no_grad(), eval_mode(inside(reference)):
             data = {"runs": [_run(reference, name, *run) for name, run in runs.items()]}
         super().__init__(data=data, **kwargs)
 
@@ -34,7 +34,7 @@ class BreakIt(Figure):
         for run in self.data["runs"]:
             error = run["steps"][-1]["error"]
             rows.append((run["name"], f"{error:.2g}", "".join(run["texts"])))
-        return table_picture("Cache bugs, and the text of each.", 680, rows, (0, 230, 330))
+        return table("Cache bugs, and the text of each", rows)
 
 
 def _run(reference, name, calls, start):

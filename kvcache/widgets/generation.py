@@ -7,7 +7,7 @@ from ..generate import stream
 from ..tokenizer import token_label, token_texts
 from ..trace import watch
 from .figure import Figure
-from .still import table_picture
+from .still import table
 
 
 class Generation(Figure):
@@ -25,8 +25,7 @@ class Generation(Figure):
     def __init__(self, model, token_ids, max_new_tokens, use_cache=False, n_best=5, **kwargs):
         tokens = stream(model, token_ids, max_new_tokens, use_cache)
         check_size("max_new_tokens", max_new_tokens)
-        check_size("n_best", n_best)
-        n_best = min(n_best, model.cfg.vocab_size)
+        n_best = min(check_size("n_best", n_best), model.cfg.vocab_size)
         all_ids, n_read, steps = token_ids[0].tolist(), 0, []
         with watch(model) as calls:  # what the model is given, finds and gives, in the real run
             new_ids = [token.item() for token in tokens]
@@ -51,5 +50,5 @@ class Generation(Figure):
         for number, step in enumerate(self.data["steps"], start=1):
             reads = (step[name] for name in ("first", "again", "kept"))
             writes, likely = (step[name][step["chosen"]] for name in ("best", "probabilities"))
-            rows.append((number, *reads, writes[:12], f"{100 * likely:.1f} %"))
-        return table_picture("Generation: what each step reads", 540, rows, range(0, 540, 90))
+            rows.append((number, *reads, writes, f"{100 * likely:.1f} %"))
+        return table("Generation: what each step reads", rows)

@@ -4,7 +4,7 @@ import base64
 
 import torch
 
-from ..config import need
+from ..config import need, need_type
 from ..tokenizer import token_label, token_texts
 from ..trace import Trace
 from .figure import Figure
@@ -23,8 +23,7 @@ class KVTimeline(Figure):
     def __init__(self, *traces, **kwargs):
         need(traces, "no trace was given", "KVTimeline needs at least 1")
         for trace in traces:
-            problem = f"a trace is a {type(trace).__name__}"
-            need(isinstance(trace, Trace), problem, "pass what trace() returned", TypeError)
+            need_type(isinstance(trace, Trace), "a trace", trace, "pass what trace() returned")
             need(trace.steps, "the trace has 0 steps", "trace at least 1 new token")
         depths = [len(trace.steps[0]) for trace in traces]
         problem = f"the traces have {depths} layers"
@@ -53,7 +52,12 @@ def _panel(trace):
 
 
 def letters(step):
-    """A letter for each position of a LayerStep, in order: r(eused), c (recomputed), n(ew)."""
+    """A letter for each position of a LayerStep, in order: r(eused), c (recomputed), n(ew).
+
+    Raises ValueError if it has not all positions, as in a window.
+    """
+    n_places, newest = len(step.reused + step.recomputed + step.new), max(step.new, default=0)
+    need(n_places > newest, "a step has let go of tokens", "trace with a cache that keeps all")
     return "r" * len(step.reused) + "c" * len(step.recomputed) + "n" * len(step.new)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from ..config import need
 from ..memory import BITS, GPU, GPUS, MODEL_SHAPES, SCALED, kv_cache_bytes, weight_bytes
 from .figure import Figure
-from .still import table_picture
+from .still import table
 
 
 class MemoryCalculator(Figure):
@@ -19,8 +19,8 @@ class MemoryCalculator(Figure):
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
         self.shapes, gpus = tuple(shapes), tuple(gpus)
-        found = f"{len(self.shapes)} shapes and {len(gpus)} GPUs"
-        need(self.shapes and gpus, found, "pass at least 1 of each")
+        given = f"{len(self.shapes)} shapes and {len(gpus)} GPUs were given"
+        need(self.shapes and gpus, given, "pass at least 1 of each")
         own, formats = {"name": "your own"}, []
         for name, bits in BITS.items():
             said = f"{name}: {bits} bits" + (" and scales" if name in SCALED else "")
@@ -33,7 +33,7 @@ class MemoryCalculator(Figure):
         super().__init__(data={"lists": lists}, **kwargs)
 
     def still(self):
-        """A table of the models, in bfloat16, as SVG."""
+        """A table of the models, in bfloat16."""
         rows = [("model", "for each token", "cache at full context", "weights")]
         for shape in self.shapes:
             tokens = shape.context_length
@@ -41,5 +41,4 @@ class MemoryCalculator(Figure):
             full = f"{full / 2**30:.4g} GiB ({tokens:,} tokens)"
             weights = f"{weight_bytes(shape) / 2**30:.4g} GiB"
             rows.append((shape.name, f"{token:,} bytes", full, weights))
-        label = "Memory of caches and weights in bfloat16"
-        return table_picture(label, 560, rows, (0, 130, 250, 460))
+        return table("Memory of caches and weights in bfloat16", rows)

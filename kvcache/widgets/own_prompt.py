@@ -37,6 +37,7 @@ class OwnPrompt(ipywidgets.VBox):
     def run(self, _=None):
         """Run the model on what is in the box."""
         self.message.value, self.button.disabled = "running ...", True
+        said = "interrupted"
         try:
             need(self.prompt.value, "the prompt is empty", "type at least 1 character")
             prompt = encode(self.prompt.value, self.device)
@@ -44,11 +45,11 @@ class OwnPrompt(ipywidgets.VBox):
             with self.output:
                 clear_output(wait=True)
                 display(shown)
-            self.message.value = ""
+            said = ""
         except Exception as problem:
-            self.message.value = str(problem) or type(problem).__name__
+            said = str(problem) or type(problem).__name__
         finally:
-            self.button.disabled = False
+            self.message.value, self.button.disabled = said, False
 
     def _ipython_display_(self, **_):
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}

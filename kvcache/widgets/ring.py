@@ -3,10 +3,11 @@
 import torch
 
 from ..caches import SlidingWindowCache
-from ..config import check_size, need
+from ..config import check_one_text, need
+from ..generate import inside, stream
 from ..tokenizer import token_label
 from .figure import Figure
-from .still import table_picture
+from .still import table
 
 MOST = 16  # slots that fit on a circle
 
@@ -24,13 +25,12 @@ class Ring(Figure):
     """
 
     def __init__(self, model, token_ids, window, **kwargs):
-        check_size("window", window)
-        found = f"window is {window} and the batch size {len(token_ids)}"
-        remedy = f"show at most {MOST} slots, of one text: token_ids[:1]"
-        need(window <= MOST and len(token_ids) == 1, found, remedy)
-        weight = model.tok_emb.weight
+        weight = inside(model).tok_emb.weight
         cache = SlidingWindowCache(model.cfg, window, dtype=weight.dtype, device=weight.device)
-        slots, steps = [None] * window, []
+        need(cache.window <= MOST, f"window is {window}", f"show at most {MOST} slots")
+        stream(model, token_ids, 0, cache=cache)  # the door: it checks what was handed in
+        check_one_text(token_ids)
+        slots, steps = [None] * cache.window, []
         for token, token_id in enumerate(token_ids.split(1, dim=1)):
             before = cache.keys[0].clone()  # (1, n_kv_heads, window, head_dim)
             with torch.no_grad():
@@ -46,7 +46,6 @@ class Ring(Figure):
         tokens, steps = self.data["tokens"], self.data["steps"]
         rows = [("after token", *(f"slot {i}" for i in range(len(steps[0]["slots"]))))]
         for number, step in enumerate(steps):
-            held = ("" if i is None else f"{i} {tokens[i][:8]}" for i in step["slots"])
-            rows.append((f"{number} {tokens[number][:8]}", *held))
-        places = range(0, 100 * len(rows[0]), 100)
-        return table_picture("The ring, after each token", 100 * len(rows[0]), rows, places)
+            held = ("" if i is None else f"{i} {tokens[i]}" for i in step["slots"])
+            rows.append((f"{number} {tokens[number]}", *held))
+        return table("The ring, after each token", rows)

@@ -1,6 +1,6 @@
 """The race: two recorded generations, token by token, in the times that they really took."""
 
-from ..config import need
+from ..config import check_one_text, need
 from ..plots import time_per_token
 from ..tokenizer import token_texts
 from .figure import Figure
@@ -19,8 +19,7 @@ class SpeedRace(Figure):
         shapes = [tuple(timing.token_ids.shape) for timing in (without, cached)]
         same = shapes[0] == shapes[1] and without.n_prompt == cached.n_prompt
         need(same, f"the generations have shapes {shapes}", "time the same prompt twice")
-        n_rows = shapes[0][0]
-        need(n_rows == 1, f"the batch size is {n_rows}", "time one sequence: token_ids[:1]")
+        check_one_text(without.token_ids)
         self.timings = without, cached
         runs = []
         for timing in self.timings:

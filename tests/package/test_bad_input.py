@@ -148,7 +148,7 @@ REFUSED = [
     ("dtype is 'int6'", partial(longest_context, SHAPE, 10**9, weight_dtype="int6")),
     # What looks at a generation
     ("holds 6 tokens; hand in an empty one", partial(trace, FAST, GOOD[:, :1], 1, cache=STORED)),
-    (r"batch size is 2; trace one: token_ids\[:1\]", partial(trace, PLAIN, GOOD.expand(2, 3), 3)),
+    (r"batch size is 2; pass one: token_ids\[:1\]", partial(trace, PLAIN, GOOD.expand(2, 3), 3)),
     ("needs at least 1", KVTimeline),
     ("0 steps", lambda: KVTimeline(trace(PLAIN, GOOD, 0))),
 ]
