@@ -1,4 +1,4 @@
-"""The project as a whole: one address, verified data, arrows that go one way, small files."""
+"""The project as a whole: one address, verified data, arrows that go one way, tidy files."""
 
 import ast
 import re
@@ -10,6 +10,7 @@ import zipfile
 
 import address
 import picture
+import pytest
 import pythons
 import yaml
 from conftest import ROOT, copy_project, tracked
@@ -32,6 +33,7 @@ DATA = ["kvcache/data", "tests/data", "images"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+NPM, TSC = shutil.which("npm"), ROOT / "tools" / "node_modules" / ".bin" / "tsc"
 
 
 def test_one_command_changes_the_address_everywhere(tmp_path):
@@ -110,14 +112,12 @@ def all_lines(*patterns):
     return sum(path.read_bytes().count(b"\n") for path in paths)
 
 
-def test_what_records_reads_and_compares_is_small():
-    names = ("__init__", "experiments", "code_hash", "records")
-    paths = [PACKAGE / "measurements" / f"{name}.py" for name in names]
-    assert sum(lines_of_code(path) for path in [*paths, PACKAGE / "told.py"]) <= 270
-    assert lines_of_code(PACKAGE / "measurements" / "showing.py") <= 90
-
-
 def test_it_all_stays_small_enough_to_read():
+    measurements = PACKAGE / "measurements"
+    names = ("__init__", "experiments", "code_hash", "records")
+    recording = [PACKAGE / "told.py", *(measurements / f"{name}.py" for name in names)]
+    assert sum(lines_of_code(path) for path in recording) <= 270
+    assert lines_of_code(measurements / "showing.py") <= 90
     assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2300
     assert all_lines("tools/*.py", "tools/*.sh", "book/*.py", "book/*.sh") <= 1500
     assert all_lines("tests/*.py", "tests/*/*.py", "tests/*/*/*.py") <= 4650
@@ -180,3 +180,23 @@ def test_the_workflow_tests_with_every_python_and_publishes_what_passed():
     assert sorted(setup["python-version"].split()) == [*pythons.VERSIONS]
     assert "upload-pages-artifact" in steps[-1]["uses"]
     assert workflow["jobs"]["publish"]["needs"] == "test"
+
+
+@pytest.mark.skipif(not (NPM and TSC.exists()), reason="needs Node.js and npm ci --prefix tools")
+def test_scripts_are_formatted_and_their_types_agree(tmp_path):
+    def check(folder):
+        command = [NPM, "--prefix", folder / "tools", "run", "check"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    found = check(ROOT)
+    assert found.returncode == 0, found.stdout + found.stderr
+    for place in ("package.json", "tsconfig.json"):
+        (tmp_path / "tools").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tools" / place, tmp_path / "tools")
+    (tmp_path / "tools" / "node_modules").symlink_to(ROOT / "tools" / "node_modules")
+    shutil.copytree(ROOT / "kvcache" / "widgets", tmp_path / "kvcache" / "widgets")
+    ring = tmp_path / "kvcache" / "widgets" / "ring.js"
+    ring.write_text(ring.read_text().replace("counted(seen,", "counted(String(seen),"))
+    found = check(tmp_path)
+    assert found.returncode
+    assert "ring.js" in found.stdout
