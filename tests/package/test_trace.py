@@ -1,7 +1,6 @@
 """The trace records what the model did, also when the model does something unusual."""
 
-from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,48 +12,34 @@ from kvcache.caches import ConcatCache, SlidingWindowCache
 from kvcache.trace import watch
 
 
-@pytest.mark.parametrize("use_cache", [False, True])
-def test_what_was_computed_comes_again_or_is_reused(trained, encode, use_cache):
-    observed = trace(trained[use_cache], encode("Time"), 5, use_cache)
-    earlier = ["recomputed", "reused"][use_cache]
-    for step, layers in enumerate(observed.steps):
-        for layer in layers:
-            found = {"recomputed": layer.recomputed, "reused": layer.reused}
-            assert layer.new == [step]
-            assert found == {"recomputed": [], "reused": [], earlier: list(range(step))}
-    assert observed.counts()[2] == {"new": 4, "recomputed": 0, "reused": 0, earlier: 8}
-    assert observed.counts(layer=3)[2][earlier] == 2
-
-
-@pytest.mark.parametrize("use_cache", [False, True])
-def test_vectors_are_those_of_the_model(use_cache):
+@pytest.mark.parametrize("name", ["baseline", "cached", "optimized", *EXACT, "int8"])
+def test_what_was_computed_comes_again_or_is_reused_and_vectors_are_those_of_the_model(name):
     plain, caching = twins()
-    observed = trace(caching, torch.tensor([[1, 2, 3]]), 4, use_cache=use_cache, vectors=True)
-    assert observed.n_prompt == 3
-    assert [layers[0].new for layers in observed.steps] == [[0, 1, 2], [3], [4], [5]]
-    token_ids = torch.tensor([observed.token_ids[:-1]])
-    first = plain.trf_blocks[0]
-    x = plain.tok_emb(token_ids) + plain.pos_emb(torch.arange(6))
-    keys = first.att.W_key(first.norm1(x))[0].unflatten(-1, (4, 4))
-    last = observed.steps[-1][0]
-    assert_near(last.keys, keys, 1e-6)
-    assert last.values.shape == (6, SMALL.n_heads, SMALL.head_dim)
-    assert trace(caching, torch.tensor([[1]]), 1).steps[0][0].keys is None
-
-
-@pytest.mark.parametrize("name", [None, *EXACT, "int8"])
-def test_a_model_that_is_handed_its_cache_is_traced_as_the_one_that_has_it_inside(name):
-    plain, caching = twins()
-    prompt, cache = torch.tensor([[1, 2, 3]]), name and make_cache(name)
-    found = trace(make_gpt(plain), prompt, 4, vectors=True, cache=cache)
-    inside = (caching, True) if cache else (plain, False)
-    expected = trace(inside[0], prompt, 4, inside[1], vectors=True)
-    assert replace(found, steps=[]) == replace(expected, steps=[])
-    assert found.token_ids == generate(plain, prompt, 4)[0].tolist()
-    for ours, theirs in zip(chain(*found.steps), chain(*expected.steps), strict=True):
-        assert replace(ours, keys=None, values=None) == replace(theirs, keys=None, values=None)
-        assert_near(ours.keys, theirs.keys, 0.05 if name == "int8" else 1e-5)
-        assert_near(ours.values, theirs.values, 0.05 if name == "int8" else 1e-5)
+    own = {"baseline": (plain, {}), "cached": (caching, {"use_cache": True})}
+    own["optimized"] = make_gpt(plain), {}
+    model, options = own.get(name) or (make_gpt(plain), {"cache": make_cache(name)})
+    observed = trace(model, torch.tensor([[1, 2, 3]]), 4, vectors=True, **options)
+    assert observed.token_ids == generate(plain, torch.tensor([[1, 2, 3]]), 4)[0].tolist()
+    assert (observed.n_prompt, observed.use_cache) == (3, bool(options))
+    earlier = "reused" if options else "recomputed"
+    computed = []  # of each layer: all keys, all values
+    for block in plain.trf_blocks:
+        for part in (block.att.W_key, block.att.W_value):
+            part.register_forward_hook(
+                lambda part, x, y: computed.append(y[0].unflatten(1, (4, 4)))
+            )
+    plain(torch.tensor([observed.token_ids[:-1]]))
+    tolerance = 0.05 if name == "int8" else 1e-5
+    for layers, new in zip(observed.steps, ([0, 1, 2], [3], [4], [5]), strict=True):
+        for number, layer in enumerate(layers):
+            found = {"new": layer.new, "recomputed": layer.recomputed, "reused": layer.reused}
+            past = list(range(new[0]))
+            assert found == {"recomputed": [], "reused": [], "new": new, earlier: past}
+            assert_near(layer.keys, computed[2 * number][: new[-1] + 1], tolerance)
+            assert_near(layer.values, computed[2 * number + 1][: new[-1] + 1], tolerance)
+    assert observed.counts()[2] == {"new": 2, "recomputed": 0, "reused": 0, earlier: 8}
+    assert observed.counts(layer=1)[2][earlier] == 4
+    assert trace(plain, torch.tensor([[1]]), 1).steps[0][0].keys is None
 
 
 def test_a_llama_is_traced_and_a_window_shows_what_it_has_let_go():
