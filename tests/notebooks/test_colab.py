@@ -35,18 +35,12 @@ def versions(lines):
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory):
-    """A git repository with the project as it lies here."""
-    folder = copy_project(tmp_path_factory.mktemp("origin"))
+def colab(tmp_path_factory):
+    """Runs a notebook as Colab does. Colab has Python 3.13; without one, this Python stands in."""
+    repository = copy_project(tmp_path_factory.mktemp("origin"))
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "-q", "-m", "all"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def colab(tmp_path_factory, repository):
-    """Runs a notebook as Colab does. Colab has Python 3.13; without one, this Python stands in."""
+        subprocess.run(["git", *command], cwd=repository, check=True)
     folder = tmp_path_factory.mktemp("colab")
     python = pythons.find("3.13") or pythons.find(pythons.RUNNING)
     constraints = folder / "colab.txt"

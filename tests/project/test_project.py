@@ -190,11 +190,8 @@ def test_scripts_are_formatted_and_their_types_agree(tmp_path):
 
     found = check(ROOT)
     assert found.returncode == 0, found.stdout + found.stderr
-    for place in ("package.json", "tsconfig.json"):
-        (tmp_path / "tools").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "tools" / place, tmp_path / "tools")
+    copy_project(tmp_path)
     (tmp_path / "tools" / "node_modules").symlink_to(ROOT / "tools" / "node_modules")
-    shutil.copytree(ROOT / "kvcache" / "widgets", tmp_path / "kvcache" / "widgets")
     ring = tmp_path / "kvcache" / "widgets" / "ring.js"
     ring.write_text(ring.read_text().replace("counted(seen,", "counted(String(seen),"))
     found = check(tmp_path)
