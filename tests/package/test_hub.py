@@ -154,8 +154,6 @@ def test_a_place_where_nothing_is_says_so(tmp_path):
 
 PIECE = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 TEXTS = [
-    "",
-    "a  1",
     "x = 3\n\n    y = 45.67e-8",
     "1\t22\r\n333\r\n\r\n  4444 " + "3" * 2000,
     "٣٤  ٥٦ in Arabic-Indic, １२ in full width, x²  y³, ½ cup, ⅷ and Ⅻ, ①②  ⑳, 万 三",
@@ -196,8 +194,7 @@ def test_special_tokens_and_the_chat_template_are_those_of_the_file(smollm2):
     assert tokenizer.encode("<|im_start|>user\n1<|im_end|>") == [1, 4093, 198, 33, 2]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     message = {"role": "user", "content": "What is  2 + 2?"}
-    options = {"add_generation_prompt": True, "tokenize": False}
-    text = tokenizer.apply_chat_template([message], **options)
+    text = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
     assert text.endswith("user\nWhat is  2 + 2?<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert "<|im_" not in tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True)
@@ -210,7 +207,7 @@ def test_a_folder_says_how_to_split(smollm2, tmp_path, named):
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    settings |= {"tokenizer_class": named}
+    settings["tokenizer_class"] = named
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     loaded = hub.load_hub_tokenizer(tmp_path)
     assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]

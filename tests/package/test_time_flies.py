@@ -21,7 +21,6 @@ FIRST = "Time flies fast, and a cache keeps what was already computed."
 @pytest.mark.parametrize("use_cache", [False, True])
 def test_time_flies_fast(trained, tokenizer, encode, use_cache):
     out = generate(trained[use_cache], encode("Time"), 12, use_cache=use_cache)[0].tolist()
-    assert [tokenizer.decode([token]) for token in out[:3]] == ["Time", " flies", " fast"]
     assert tokenizer.decode(out) == FIRST
     assert not trained[use_cache].training
 
@@ -59,10 +58,8 @@ def test_any_text_comes_back_and_the_texts_of_its_tokens_join_to_it(text):
     assert load_tokenizer().decode(token_ids) == text
     assert "".join(token_texts(token_ids)) == text
     assert len(token_texts(token_ids)) == len(token_ids)
-
-
-def test_a_character_comes_with_its_last_token(tokenizer):
-    assert token_texts([*tokenizer.encode("a😀"), 60_000]) == ["a", "", "😀", "#60000"]
+    # A character comes with its last token.
+    assert token_texts([*load_tokenizer().encode("a😀"), 60_000]) == ["a", "", "😀", "#60000"]
 
 
 def test_no_network_and_no_files_in_the_readers_cache(tmp_path, monkeypatch):

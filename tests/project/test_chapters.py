@@ -14,11 +14,8 @@ def notebook(request):
     return chapter(request.param)
 
 
-def test_every_notebook_is_in_the_table_of_contents():
+def test_every_notebook_is_in_the_table_of_contents_and_clean():
     assert sorted(NOTEBOOKS) == sorted(NOTEBOOKS[0].parent.glob("*.ipynb"))
-
-
-def test_every_notebook_is_clean():
     assert not notebooks.main(NOTEBOOKS, check=True), "`make notebooks` mends them"
     assert notebooks.mended(NOTEBOOKS[1]) == NOTEBOOKS[1].read_text(encoding="utf-8")
 
