@@ -21,7 +21,7 @@ def test_every_notebook_is_in_the_table_of_contents_and_clean():
 
 
 def test_what_jupyterlab_leaves_behind_is_shown_and_mended(tmp_path, capfd):
-    (tmp_path / "ruff.toml").write_text("line-length = 100")
+    (tmp_path / "ruff.toml").write_text("line-length = 84")  # as in chapters
     path, saved, spread = tmp_path / "chapter.ipynb", chapter(NAMES[1]), chapter(NAMES[1])
     saved.cells[0].metadata["editable"] = True
     saved.cells[-2].outputs = [nbformat.v4.new_output("stream", text="4 layers")]
