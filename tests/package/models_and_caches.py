@@ -16,19 +16,23 @@ def assert_near(found, expected, tolerance=1e-4):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
-def make_cache(name, cfg=SMALL, batch=1, n_tokens=24, dtype=torch.float32, n_pad=None):
+def make_cache(
+    name, cfg=SMALL, batch=1, n_tokens=24, dtype=torch.float32, n_pad=None, device="cpu"
+):
     """An empty cache for that many tokens; "window" lets each see 5, paged has blocks of 3."""
+    place = {"dtype": dtype, "device": device}
     if name == "concat":
         return caches.ConcatCache(cfg, batch, n_pad)
     if name == "preallocated":
-        return caches.PreallocatedCache(cfg, n_tokens, batch, n_pad, dtype)
+        return caches.PreallocatedCache(cfg, n_tokens, batch, n_pad, **place)
     if name == "paged":
-        pages = caches.PagedCache(cfg, batch * -(-n_tokens // 3), 3, dtype)
+        pages = caches.PagedCache(cfg, batch * -(-n_tokens // 3), 3, **place)
         return pages.batch([pages.add() for _ in range(batch)])
     if "window" in name:
         window = 5 if name == "window" else n_tokens
-        return caches.SlidingWindowCache(cfg, window, batch, n_pad, dtype)
-    return caches.QuantizedCache(cfg, n_tokens, int(name.removeprefix("int")), batch, n_pad)
+        return caches.SlidingWindowCache(cfg, window, batch, n_pad, **place)
+    bits = int(name.removeprefix("int"))
+    return caches.QuantizedCache(cfg, n_tokens, bits, batch, n_pad, device)
 
 
 def make_gpt(plain=None):

@@ -7,44 +7,42 @@ import torch
 from conftest import SMALL, twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from models_and_caches import ALL, EXACT, assert_near, in_chunks, make_cache, make_gpt, make_llama
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kvcache import GPTConfig, generate, stream
-from kvcache.caches import ConcatCache, SlidingWindowCache, dequantize, quantize
+from kvcache.caches import ConcatCache, PagedCache, SlidingWindowCache, dequantize, quantize
 from kvcache.generate import pad_left
 from kvcache.memory import kv_cache_bytes, measured_cache_bytes
 
 GPT, LLAMA = make_gpt(), make_llama()
 
 
-@st.composite
-def cases(draw):
-    """A random configuration, seed, input and a way to cut it into chunks."""
-    n_heads = draw(st.integers(1, 4))
-    names = {"vocab_size": 60, "context_length": 20, "emb_dim": 8, "n_layers": 3}
-    config = {name: draw(st.integers(1, most)) for name, most in names.items()}
-    config |= {"emb_dim": n_heads * config["emb_dim"], "n_heads": n_heads}
-    cfg = GPTConfig(**config, drop_rate=0.3, qkv_bias=draw(st.booleans()))
-    n_tokens = draw(st.integers(1, cfg.context_length))
-    sizes = []
-    while sum(sizes) < n_tokens:
-        sizes.append(draw(st.integers(1, n_tokens - sum(sizes))))
-    return cfg, draw(st.integers(0, 999)), draw(st.integers(1, 3)), n_tokens, sizes
-
-
 @settings(max_examples=60, deadline=None)
-@given(case=cases(), dtype=st.sampled_from([torch.float32, torch.float64]))
-def test_all_models_and_exact_caches_give_the_baselines_logits_and_tokens(case, dtype):
+@given(
+    data=st.data(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    window=st.integers(1, 25),
+    seed=st.integers(0, 999),
+)
+def test_all_models_and_exact_caches_give_the_baselines_logits_and_tokens(
+    data, dtype, window, seed
+):
     """However the text is cut: into chunks, or into a prompt and single tokens."""
-    cfg, seed, batch, n_tokens, sizes = case
+    batch, n_heads, head_dim = (data.draw(st.integers(1, most)) for most in (3, 4, 8))
+    names = {"vocab_size": 60, "context_length": 20, "n_layers": 3}
+    sizes = {name: data.draw(st.integers(1, most)) for name, most in names.items()}
+    sizes |= {"emb_dim": n_heads * head_dim, "n_heads": n_heads}
+    cfg = GPTConfig(**sizes, drop_rate=0.3, qkv_bias=data.draw(st.booleans()))
+    n_tokens = data.draw(st.integers(1, cfg.context_length))
+    chunk = data.draw(st.integers(1, n_tokens))
     tolerance = 1e-4 if dtype == torch.float32 else 1e-10
     plain, caching = twins(cfg, seed, dtype)
     fast, n_new = make_gpt(plain), cfg.context_length - n_tokens
     token_ids = torch.randint(cfg.vocab_size, (batch, n_tokens))
     with torch.no_grad():
         expected = plain(token_ids)
-        chunks = [caching(chunk, use_cache=True) for chunk in token_ids.split(sizes, dim=1)]
+        chunks = [caching(each, use_cache=True) for each in token_ids.split(chunk, dim=1)]
     text = generate(plain, token_ids, n_new)
     assert_near(torch.cat(chunks, dim=1), expected, tolerance)
     assert measured_cache_bytes(caching) == kv_cache_bytes(cfg, n_tokens, batch, dtype)
@@ -54,55 +52,40 @@ def test_all_models_and_exact_caches_give_the_baselines_logits_and_tokens(case, 
     for name in EXACT:
         n_places = max(n_tokens, cfg.context_length - 1)  # the last token is not stored
         cache = make_cache(name, cfg, batch, n_places, dtype)
-        assert_near(in_chunks(fast, cache, token_ids, sizes), expected, tolerance)
+        assert_near(in_chunks(fast, cache, token_ids, chunk), expected, tolerance)
         cache.crop(0)
         assert torch.equal(generate(fast, token_ids, n_new, cache=cache), text)
         assert cache.n_tokens == (cfg.context_length - 1 if n_new else 0)
-
-
-def test_a_cache_whose_positions_are_one_too_far_is_caught():
-    class Ahead(ConcatCache):
-        def begin(self, token_ids):
-            positions, mask = super().begin(token_ids)
-            return positions + (self.n_tokens > 0), mask
-
-    token_ids = torch.randint(50, (1, 20))
-    for model in (GPT, LLAMA):
-        found = in_chunks(model, Ahead(model.cfg), token_ids, 7)
-        assert (found - model(token_ids)).abs().max() > 1e-2
-
-
-@settings(max_examples=60, deadline=None)
-@given(case=cases(), window=st.integers(1, 25))
-def test_a_sliding_window_equals_attention_masked_to_it(case, window):
-    cfg, seed, batch, n_tokens, sizes = case
-    plain = twins(cfg, seed)[0]
     for block in plain.trf_blocks:  # also hidden: all that lies window or more back
         block.att.mask &= ~torch.ones_like(block.att.mask).tril(-window)
-    token_ids = torch.randint(cfg.vocab_size, (batch, n_tokens))
-    cache = SlidingWindowCache(cfg, window, batch)
-    assert_near(in_chunks(make_gpt(plain), cache, token_ids, sizes), plain(token_ids))
+    cache = SlidingWindowCache(cfg, window, batch, dtype=dtype)
+    assert_near(in_chunks(fast, cache, token_ids, chunk), plain(token_ids), tolerance)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 999),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    name=st.sampled_from(["concat", "preallocated", "window", "int8"]),
+    name=st.sampled_from(["concat", "preallocated", "paged", "window", "int8"]),
     gpt=st.booleans(),
 )
 def test_each_row_of_unequal_prompts_equals_its_own_run(seed, lengths, name, gpt):
     model = make_gpt(twins(seed=seed)[0]) if gpt else make_llama(seed)
-    prompts = [torch.randint(50, (n,)) for n in lengths]
-    texts, n_pad = pad_left(prompts)
+    prompts = [torch.randint(50, (1, n)) for n in lengths]
+    texts, n_pad = pad_left([prompt[0] for prompt in prompts])
     together = make_cache(name, model.cfg, len(prompts), n_pad=n_pad)
     alone = [make_cache(name, model.cfg) for _ in prompts]
-    steps = [prompt[None] for prompt in prompts]
+    own = torch.cat([model(p, c)[:, -1] for p, c in zip(prompts, alone, strict=True)])
+    if name == "paged":  # needs no filling: each row reads its own prompt
+        rows = [together.pages.batch([sequence]) for sequence in together.sequences]
+        found = torch.cat([model(p, c)[:, -1] for p, c in zip(prompts, rows, strict=True)])
+    else:
+        found = model(texts, together)[:, -1]
     for _ in range(6):
-        own = torch.cat([model(s, c)[:, -1] for s, c in zip(steps, alone, strict=True)])
-        assert_near(model(texts, together)[:, -1], own)
-        texts = own.argmax(dim=-1, keepdim=True)
-        steps = list(texts.split(1))
+        assert_near(found, own)
+        newest = own.argmax(dim=-1, keepdim=True)
+        found = model(newest, together)[:, -1]
+        own = torch.cat([model(t, c)[:, -1] for t, c in zip(newest.split(1), alone, strict=True)])
 
 
 @settings(max_examples=100, deadline=None)
@@ -115,18 +98,6 @@ def test_quantised_numbers_keep_their_bound(seed, bits, size):
     assert torch.equal(scales, x.abs().amax(-1, keepdim=True) / {4: 7, 8: 127}[bits])
     error = (dequantize(levels, scales, bits) - x).abs()
     assert (error <= scales * (0.5 + 1e-4)).all()
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("model", [GPT, LLAMA], ids=["gpt", "llama"])
-def test_bytes_measured_equal_bytes_computed(name, dtype, model):
-    cfg, n_tokens = model.cfg, {"concat": 0, "window": 5}.get(name, 21)
-    cache, kind = make_cache(name, cfg, 2, 21, dtype), name if "int" in name else dtype
-    assert cache.n_bytes == kv_cache_bytes(cfg, n_tokens, 2, kind)
-    copy.deepcopy(model).to(dtype)(torch.randint(50, (2, 11)), cache)
-    n_tokens = 11 if name == "concat" else n_tokens  # all others take it at the start
-    assert cache.n_bytes == kv_cache_bytes(cfg, n_tokens, 2, kind)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -144,8 +115,14 @@ def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
 
     Exact caches do as the model without one, the others as a fresh one; also if passes over
     n_broken tokens got only through the first layer, in between. In 64 bits, where no rounding
-    error is large enough to change what is stored in 8 or 4.
+    error is large enough to change what is stored in 8 or 4. The bytes are those of the formula.
     """
+
+    def assert_bytes(n_tokens):  # all but one take them at the start
+        kept = {"concat": n_tokens, "window": 5}.get(name, 24)
+        kind = name if "int" in name else torch.float64
+        assert cache.n_bytes == kv_cache_bytes(model.cfg, kept, batch, kind)
+
     torch.manual_seed(0)  # so that a failure can be repeated
     model = copy.deepcopy(GPT if gpt else LLAMA).double()
     cache, fresh = (make_cache(name, model.cfg, batch, dtype=torch.float64) for _ in range(2))
@@ -157,6 +134,7 @@ def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
         text = torch.cat([text, new], dim=1)
         expected = model(text, None if name in EXACT else copy.deepcopy(fresh))
         assert_near(model(new, cache), expected[:, -new.shape[1] :], 1e-9)
+        assert_bytes(text.shape[1])
         longest = max(longest, text.shape[1])
         if n_broken and text.shape[1] + n_broken <= 24:
             cache.begin(text[:, :1].expand(-1, n_broken))
@@ -177,49 +155,22 @@ def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
         longest = longest if n_left else 0
         text = text[:, :n_left]
         assert cache.n_tokens == n_left
-        if name == "concat":
-            assert cache.n_bytes == kv_cache_bytes(model.cfg, n_left, batch, torch.float64)
+        assert_bytes(n_left)
 
 
-class Questions(TorchDispatchMode):
-    """Counts what waits for the device: numbers and truths that are read out of a tensor."""
-
-    n = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        asking = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select")
-        self.n += operation.overloadpacket.__name__ in asking
-        return operation(*args, **(kwargs or {}))
-
-
-def questions(tokens):
-    """How many of them the decode steps of a stream ask."""
-    next(tokens)  # the prefill, and what `stream` checks
-    with Questions() as asked:
-        for _ in tokens:
-            pass
-    return asked.n
-
-
-def test_a_decode_step_asks_nothing_of_the_device():
-    prompt = torch.randint(50, (2, 4))
-    plain, caching = twins()
+def test_a_pass_and_the_next_token_ask_nothing_of_the_device(monkeypatch):
+    """On the meta device there are no numbers to be read: whoever asks for one gets an error."""
+    monkeypatch.setattr(GPTConfig, "check_vocabulary", lambda cfg, token_ids: None)
+    prompt = torch.zeros(2, 4, dtype=torch.long, device="meta")
+    plain, caching = (model.to("meta") for model in twins())
     streams = [stream(plain, prompt, 9), stream(caching, prompt, 9, use_cache=True)]
-    for model in (GPT, LLAMA):
-        caches = [make_cache(name, model.cfg, 2) for name in ALL]
+    for model in (make_gpt().to("meta"), make_llama().to("meta")):
+        caches = [make_cache(name, model.cfg, 2, device="meta") for name in ALL]
         caches += [None, ConcatCache(model.cfg, 2, torch.tensor([2, 0]))]
         streams += [stream(model, prompt, 9, cache=cache) for cache in caches]
-    assert [questions(tokens) for tokens in streams] == [0] * len(streams)
-
-
-def test_a_question_would_be_counted():
-    class Asks(ConcatCache):
-        def end(self, token_ids):
-            assert token_ids.max() < 50
-            super().end(token_ids)
-
-    tokens = stream(GPT, torch.randint(50, (1, 4)), 9, cache=Asks(SMALL))
-    assert questions(tokens) == 8
+    assert [len(list(tokens)) for tokens in streams] == [9] * len(streams)
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(prompt.max() < 50)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -233,3 +184,101 @@ def test_attention_gets_no_mask_where_the_causal_order_says_it_all(name):
     fast(torch.randint(50, (2, 6)), SlidingWindowCache(SMALL, 5, 2))
     fast(torch.randint(50, (2, 2)), ConcatCache(SMALL, 2, torch.tensor([1, 0])))
     assert seen[6 :: SMALL.n_layers] == [False, False]
+
+
+class Paging(RuleBasedStateMachine):
+    """Appends, forks, crops and frees in any order, beside a plain dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.pages = PagedCache(SMALL, n_blocks=7, block_size=3)
+        # Of each sequence, the numbers that stand for its tokens.
+        self.texts = {self.pages.add(): []}
+        self.n = 0
+
+    def shape(self, numbers):
+        """Keys whose every entry tells which token they are of: (batch, heads, n, head_dim)."""
+        numbers = torch.tensor(numbers, dtype=torch.float32)
+        return numbers[:, None, :, None].expand(-1, SMALL.n_heads, -1, SMALL.head_dim)
+
+    def some(self, data, most=3):
+        """Up to that many of the sequences."""
+        sequences = st.sampled_from(sorted(self.texts))
+        return data.draw(st.lists(sequences, min_size=1, max_size=most, unique=True))
+
+    @rule()
+    def add(self):
+        if len(self.texts) < 6:
+            self.texts[self.pages.add()] = []
+
+    @rule(data=st.data(), n_new=st.integers(1, 7))
+    def append(self, data, n_new):
+        chosen = self.some(data)
+        batch = self.pages.batch(chosen)
+        token_ids = torch.zeros(len(chosen), n_new, dtype=torch.long)
+        n_free, needed = len(self.pages.free_blocks), self.pages.blocks_needed(chosen, n_new)
+        if needed > n_free:
+            before = copy.deepcopy((self.pages.n_users, self.pages.tables))
+            with pytest.raises(ValueError, match="blocks"):
+                batch.begin(token_ids)
+            if len(chosen) == 1:
+                with pytest.raises(ValueError, match="blocks"):
+                    self.pages.reserve(chosen[0], n_new)
+            assert before == (self.pages.n_users, self.pages.tables)
+            return
+        new = [[self.n + row * n_new + i for i in range(n_new)] for row in range(len(chosen))]
+        self.n += len(chosen) * n_new
+        batch.begin(token_ids)
+        assert len(self.pages.free_blocks) == n_free - needed
+        for layer in range(SMALL.n_layers):
+            keys, values = batch.update(layer, self.shape(new), -self.shape(new))
+        batch.end(token_ids)
+        for row, sequence in enumerate(chosen):
+            self.texts[sequence] = self.texts[sequence] + new[row]
+            n = len(self.texts[sequence])
+            assert keys[row, 0, :n, 0].tolist() == self.texts[sequence]
+            # Nothing of any other sequence, also beyond its end.
+            assert set(keys[row].unique().tolist()) == set(self.texts[sequence])
+            assert torch.equal(values[row], -keys[row])
+
+    @rule(data=st.data())
+    def fork(self, data):
+        if len(self.texts) < 6:
+            (parent,) = self.some(data, most=1)
+            self.texts[self.pages.fork(parent)] = self.texts[parent]
+
+    @rule(data=st.data())
+    def crop(self, data):
+        chosen = self.some(data)
+        longest = max(len(self.texts[sequence]) for sequence in chosen)
+        n_tokens = data.draw(st.integers(0, longest))
+        self.pages.batch(chosen).crop(n_tokens)
+        for sequence in chosen:
+            self.texts[sequence] = self.texts[sequence][:n_tokens]
+            assert len(self.pages.tables[sequence]) == -(-len(self.texts[sequence]) // 3)
+
+    @rule(data=st.data())
+    def free(self, data):
+        for sequence in self.some(data)[: len(self.texts) - 1]:  # one stays
+            self.pages.free(sequence)
+            del self.texts[sequence]
+
+    @invariant()
+    def nothing_leaks(self):
+        used = [block for table in self.pages.tables.values() for block in table]
+        assert self.pages.n_users == [used.count(block) for block in range(7)]
+        assert sorted(self.pages.free_blocks) == [block for block in range(7) if block not in used]
+        assert set(self.pages.tables) == set(self.pages.lengths) == set(self.texts)
+
+    @invariant()
+    def every_sequence_reads_its_own_tokens(self):
+        for sequence, text in self.texts.items():
+            table = self.pages.tables[sequence]
+            slots = [3 * block + i for block in table for i in range(3)][: len(text)]
+            for layer in range(SMALL.n_layers):
+                assert self.pages.keys[layer, slots, 0, 0].tolist() == text
+                assert self.pages.values[layer, slots, -1, -1].tolist() == [-n for n in text]
+
+
+TestPaging = Paging.TestCase
+TestPaging.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

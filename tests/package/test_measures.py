@@ -108,15 +108,11 @@ def test_plots_are_svg_with_units_and_a_description(timings):
         "per second": plots.bars(rates, "tokens per second", "Rates.", colours=colours),
     }
     for label, plot in found.items():
-        svg = plot._repr_html_()
-        assert "<svg" in svg
-        assert 'role="img"' in svg
-        assert "currentColor" in svg
+        svg = plot._repr_html_().lower()
+        for part in ("<svg", 'role="img"', "currentcolor", label, *map(str.lower, colours)):
+            assert part in svg
         assert plots.TEXT not in svg
         assert "<a>" not in svg
-        assert label in svg
-        assert plots.RECOMPUTED.lower() in svg.lower()
-        assert plots.REUSED.lower() in svg.lower()
 
 
 def test_a_number_is_told_without_being_shown(monkeypatch):

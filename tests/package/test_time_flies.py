@@ -1,11 +1,19 @@
-"""The small trained model: what it says, how big it is, and that training makes it again."""
+"""The packaged GPT-2 encoding, and the small trained model: what it says, and training it again."""
+
+import socket
+import tempfile
+import unicodedata
 
 import pytest
+import tiktoken
 import torch
 import train
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from kvcache import baseline, data, generate, time_flies
+from kvcache import baseline, data, generate, load_tokenizer, time_flies
+from kvcache.tokenizer import token_label, token_texts
 
 FIRST = "Time flies fast, and a cache keeps what was already computed."
 
@@ -13,7 +21,6 @@ FIRST = "Time flies fast, and a cache keeps what was already computed."
 @pytest.mark.parametrize("use_cache", [False, True])
 def test_time_flies_fast(trained, tokenizer, encode, use_cache):
     out = generate(trained[use_cache], encode("Time"), 12, use_cache=use_cache)[0].tolist()
-    assert [tokenizer.decode([token]) for token in out[:3]] == ["Time", " flies", " fast"]
     assert tokenizer.decode(out) == FIRST
     assert not trained[use_cache].training
 
@@ -36,3 +43,39 @@ def test_training_learns_and_its_small_file_holds_the_whole_model(tmp_path, enco
     fresh = baseline.GPTModel(model.cfg).eval()
     losses = [cross_entropy(each(places)[0, :-1], places[0, 1:]) for each in (model, fresh)]
     assert losses[0] < losses[1] - 0.5
+
+
+def test_the_words_of_the_story_are_one_token_each(tokenizer):
+    assert tokenizer.encode("Time flies fast") == [7575, 17607, 3049]
+    assert isinstance(tokenizer, tiktoken.Encoding)
+    assert tokenizer.n_vocab == 50257
+    assert tokenizer.encode("<|endoftext|>", allowed_special="all") == [50256]
+
+
+@given(st.text())
+def test_any_text_comes_back_and_the_texts_of_its_tokens_join_to_it(text):
+    token_ids = load_tokenizer().encode(text, disallowed_special=())
+    assert load_tokenizer().decode(token_ids) == text
+    assert "".join(token_texts(token_ids)) == text
+    assert len(token_texts(token_ids)) == len(token_ids)
+    # A character comes with its last token.
+    assert token_texts([*load_tokenizer().encode("a😀"), 60_000]) == ["a", "", "😀", "#60000"]
+
+
+def test_no_network_and_no_files_in_the_readers_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", None, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with pytest.raises(TypeError, match="not callable"):  # it would be noticed
+        socket.create_connection(("127.0.0.1", 9))
+    assert load_tokenizer.__wrapped__().encode("Time flies fast") == [7575, 17607, 3049]
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_show_what_cannot_be_seen_and_a_lone_accent_on_a_circle(tokenizer):
+    labels = [token_label(token_id) for token_id in range(50257)]
+    for text, label in ((" flies", "␣flies"), ("\n", "↵"), ("\x00", "\\x00")):
+        assert labels[tokenizer.encode(text)[0]] == label
+    assert all("\\x" in labels[token_id] for token_id in tokenizer.encode("🦋"))
+    assert not any(unicodedata.category(label[0]).startswith("M") for label in labels)
+    assert token_label(60_000) == "#60000"

