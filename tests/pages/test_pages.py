@@ -55,17 +55,12 @@ def test_a_page_is_accessible_fits_a_laptop_is_quiet_and_can_be_printed(
         expect(figure).to_be_hidden()
 
 
-def test_a_request_to_another_host_and_an_error_are_noticed(new_page, server):
-    page = new_page()
-    body = '<script>console.error("broken")</script><img src="https://example.org/x.png" alt="">'
-    page.route("**/made.html", lambda route: route.fulfill(content_type="text/html", body=body))
-    page.goto(f"{server}/made.html")
-    assert page.foreign == ["https://example.org/x.png"]
-    assert any("broken" in complaint for complaint in page.complaints)
-
-
-def test_code_that_does_not_fit_is_noticed(open_page):
+def test_an_error_a_request_to_another_host_and_code_that_does_not_fit_are_noticed(open_page):
     page = open_page("03-the-baseline")
+    with page.expect_request("https://example.org/x.png"):
+        page.evaluate("console.error('broken'); new Image().src = 'https://example.org/x.png'")
+    assert page.foreign == ["https://example.org/x.png"]
+    assert "broken" in page.complaints
     page.locator("article .cell_input pre").first.evaluate("e => e.append('x'.repeat(120))")
     assert len(page.evaluate(TOO_WIDE, "article div.highlight pre")) == 1
 

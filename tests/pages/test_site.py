@@ -121,10 +121,8 @@ def test_the_contents_show_where_one_is_and_what_comes_next(number):
 
 
 @pytest.mark.parametrize("where", ["server", "disk"])
-def test_the_search_finds_stale_cache(new_page, server, where):
-    page = new_page()
-    root = server if where == "server" else HTML.as_uri()
-    page.goto(f"{root}/chapters/00-intro.html")
+def test_the_search_finds_stale_cache(open_page, where):
+    page = open_page("00-intro", where)
     page.keyboard.press("Control+k")
     page.locator("#search-input").fill("stale cache")
     page.keyboard.press("Enter")
