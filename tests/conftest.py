@@ -167,6 +167,27 @@ def state_of(widget, **changes):
     return {"_esm": widget._esm, "_css": widget._css, "data": {**widget.data, **changes}}
 
 
+USE_ALL = """async () => {
+    for (const figure of document.querySelectorAll(".tff")) {
+        for (const button of figure.querySelectorAll("button")) button.click();
+        for (const input of figure.querySelectorAll("select, input")) {
+            if (input.type === "range") input.value = Math.ceil(input.max / 2); // in the middle
+            else if (input.type === "checkbox") input.click();
+            else input.selectedIndex = input.length - 1; // the last choice of a list
+            input.dispatchEvent(new Event("input"));
+            input.dispatchEvent(new Event("change"));
+        }
+        figure.querySelector("td button")?.click();
+    }
+    for (let i = 0; i < 20; i++) await new Promise(requestAnimationFrame);
+}"""
+
+
+def use_all(page):
+    """Use all that can be used in the figures of a page; they are left in the middle."""
+    page.evaluate(USE_ALL)
+
+
 def violations(page):
     """What axe-core finds in a page: the rule, and the elements."""
     from axe_core_python.sync_playwright import Axe

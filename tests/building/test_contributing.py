@@ -12,9 +12,9 @@ import time
 import notebooks
 import pytest
 import torch
+from books import Book
 from conftest import ROOT, state_of
 from playwright.sync_api import expect
-from test_building import Book
 
 from kvcache import generate, optimized, time_flies, widgets
 from kvcache.widgets import figure
@@ -69,7 +69,7 @@ def test_the_widget_counts_down_in_a_page(mount, tmp_path, monkeypatch):
     for example, suffix in zip(examples("Add a widget"), ("js", "py"), strict=True):
         (folder / f"count_down.{suffix}").write_text(example)
     monkeypatch.setattr(figure, "FOLDER", folder)
-    monkeypatch.setattr(widgets, "__path__", [folder])
+    monkeypatch.setattr(widgets, "__path__", [str(folder)])
     widget = importlib.import_module("kvcache.widgets.count_down").CountDown(3)
     assert "3 left" in widget.still()
     page = mount(state_of(widget))

@@ -6,7 +6,7 @@ What should be noticed is also shown once where it is wrong.
 import budgets
 import outputs
 import pytest
-from conftest import NAMES, violations
+from conftest import NAMES, use_all, violations
 from playwright.sync_api import expect
 
 EXTRAS = ["measurements", "glossary", "references", "changelog", "cite"]
@@ -39,8 +39,8 @@ def test_a_page_is_accessible_fits_a_laptop_is_quiet_and_can_be_printed(
         colour, background = output.evaluate(COLOURS)
         assert background == "rgba(0, 0, 0, 0)"
         assert colour == text or not output.locator("svg[role=img]").count()
-    for figure in page.locator(".tff").all() if theme == "dark" else ():
-        use(figure)
+    if theme == "dark":
+        use_all(page)
     assert violations(page) == []
     assert page.evaluate(TOO_WIDE, "article div.highlight pre") == []
     assert page.locator(".tff-error").count() == 0
@@ -74,19 +74,6 @@ def test_on_a_phone_nothing_but_boxes_scrolls_sideways_and_those_show_it(open_pa
         if box.evaluate("e => e.scrollWidth > e.clientWidth + 1 && e.checkVisibility()"):
             shadows = "e => getComputedStyle(e).backgroundAttachment"
             assert box.evaluate(shadows) == "local, local, scroll, scroll", box.inner_text()
-
-
-def use(figure):
-    """Change all that can be changed."""
-    slider = figure.get_by_label("Step", exact=True)
-    if slider.count():  # somewhere in the middle
-        slider.fill(str(1 + int(slider.get_attribute("max")) // 2))
-    for box in figure.locator("input[type=checkbox]").all():
-        box.click()
-    for choice in figure.locator("select").all():
-        choice.select_option(index=choice.locator("option").count() - 1)
-    if figure.locator("td button:visible").count():
-        figure.locator("td button:visible").first.click()
 
 
 @pytest.mark.parametrize("name", NAMES)

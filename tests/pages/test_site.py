@@ -63,11 +63,6 @@ def test_a_broken_link_is_found(tmp_path, broken, wrong):
     assert (page, said) == ("broken.html", wrong)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_icon_is_our_own(name):
-    assert not re.search(r'class="[^"]*\bfa[srb]?[ "-]|fontawesome|images/logo_', source(name))
-
-
 def test_every_button_has_an_icon_and_the_one_for_colours_shows_one(open_page):
     page = open_page("01-time-flies-fast")
     for button in page.locator(".article-header-buttons button, .primary-toggle").all():
@@ -84,9 +79,18 @@ def test_an_icon_that_we_have_not_drawn_is_an_error():
         icon("unicorn")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_chapter_leads_to_its_source_and_to_places_that_run_it(name):
+@pytest.mark.parametrize(("number", "name"), enumerate(NAMES))
+def test_a_chapter_leads_to_its_neighbours_the_glossary_its_source_and_what_runs_it(number, name):
     page = source(name)
+    leads = dict(re.findall(r'class="(left-prev|right-next)" href="([^"]*)"', page))
+    files = [f"{name}.html" for name in [*NAMES, "measurements"]]
+    assert leads["right-next"] == files[number + 1]
+    if number:  # the first page is the name of the book
+        assert leads["left-prev"] == files[number - 1]
+        assert re.search(rf'current active"><a class="current[^>]*>{number}\. ', page)
+    terms = re.findall(r'<a class="term [^"]*" href="glossary.html#term-([^"]*)"', page)
+    assert len(terms) >= 2
+    assert len(terms) == len(set(terms))  # only the first use of each
     path = f"chapters/{name}.ipynb"
     owner = REPOSITORY.removeprefix("https://github.com/")
     for place in (
@@ -107,17 +111,6 @@ def test_binder_installs_what_make_does():
     (pinned,) = re.findall(r"^SMOLLM2 := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert f"--no-deps {pinned}\n" in (ROOT / ".binder" / "postBuild").read_text()
     assert "-r ../requirements.txt" in (ROOT / ".binder" / "requirements.txt").read_text()
-
-
-@pytest.mark.parametrize("number", range(len(NAMES)))
-def test_the_contents_show_where_one_is_and_what_comes_next(number):
-    page = source(NAMES[number])
-    leads = dict(re.findall(r'class="(left-prev|right-next)" href="([^"]*)"', page))
-    files = [f"{name}.html" for name in [*NAMES, "measurements"]]
-    assert leads["right-next"] == files[number + 1]
-    if number:  # the first page is the name of the book
-        assert leads["left-prev"] == files[number - 1]
-        assert re.search(rf'current active"><a class="current[^>]*>{number}\. ', page)
 
 
 @pytest.mark.parametrize("where", ["server", "disk"])
@@ -157,8 +150,9 @@ def test_what_is_not_found_leads_back(new_page, server):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_head_says_what_the_page_is(name):
+def test_a_page_says_what_it_is_and_has_icons_of_our_own(name):
     page, said = source(name), meta(source(name))
+    assert not re.search(r'class="[^"]*\bfa[srb]?[ "-]|fontawesome|images/logo_', page)
     assert '<html lang="en"' in page
     assert f'<link rel="canonical" href="{SITE}chapters/{name}.html"' in page
     assert said["og:url"] == f"{SITE}chapters/{name}.html"
@@ -200,13 +194,6 @@ def test_the_built_site_can_be_published():
     files = [path for path in HTML.rglob("*") if not path.is_dir()]
     assert not any(path.is_symlink() for path in files)
     assert sum(path.stat().st_size for path in files) < 10**9
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_first_use_of_a_term_leads_to_the_glossary(name):
-    terms = re.findall(r'<a class="term [^"]*" href="glossary.html#term-([^"]*)"', source(name))
-    assert len(terms) >= 2
-    assert len(terms) == len(set(terms))
 
 
 def test_terms_are_found_as_written():
