@@ -79,11 +79,12 @@ def test_an_icon_that_we_have_not_drawn_is_an_error():
         icon("unicorn")
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(NAMES))
-def test_a_chapter_leads_to_its_neighbours_the_glossary_its_source_and_what_runs_it(number, name):
+@pytest.mark.parametrize("number", range(len(NAMES)))
+def test_a_chapter_leads_to_its_neighbours_the_glossary_its_source_and_what_runs_it(number):
+    name = NAMES[number]
     page = source(name)
     leads = dict(re.findall(r'class="(left-prev|right-next)" href="([^"]*)"', page))
-    files = [f"{name}.html" for name in [*NAMES, "measurements"]]
+    files = [f"{each}.html" for each in [*NAMES, "measurements"]]
     assert leads["right-next"] == files[number + 1]
     if number:  # the first page is the name of the book
         assert leads["left-prev"] == files[number - 1]
