@@ -81,8 +81,7 @@ def test_an_icon_that_we_have_not_drawn_is_an_error():
 
 @pytest.mark.parametrize("number", range(len(NAMES)))
 def test_a_chapter_leads_to_its_neighbours_the_glossary_its_source_and_what_runs_it(number):
-    name = NAMES[number]
-    page = source(name)
+    name, page = NAMES[number], source(NAMES[number])
     leads = dict(re.findall(r'class="(left-prev|right-next)" href="([^"]*)"', page))
     files = [f"{each}.html" for each in [*NAMES, "measurements"]]
     assert leads["right-next"] == files[number + 1]
