@@ -117,7 +117,9 @@ def open_page(new_page, server):
     def opened(name, where="server", **options):
         page = new_page(**options)
         root = server if where == "server" else HTML.as_uri()
-        page.goto(f"{root}/chapters/{name}.html", wait_until="networkidle")
+        page.goto(f"{root}/chapters/{name}.html")
+        if options.get("java_script_enabled", True):
+            wait_for_figures(page)
         return page
 
     return opened
@@ -132,11 +134,16 @@ def mount(new_page, server):
         body = document({f"w{n}": state for n, state in enumerate(states)})
         page.route("**/made.html", lambda to: to.fulfill(content_type="text/html", body=body))
         page.goto(f"{server}/made.html")
-        shown = "document.querySelectorAll('script[data-shown]').length"
-        page.wait_for_function(f"{shown} === {len(states)}")
+        wait_for_figures(page)
         return page
 
     return mounted
+
+
+def wait_for_figures(page):
+    """Wait until every figure of a page is marked as shown."""
+    waiting = "script[type='application/vnd.jupyter.widget-view+json']:not([data-shown])"
+    page.wait_for_function(f'document.querySelector("{waiting}") === null')
 
 
 def document(states):
@@ -158,6 +165,27 @@ def document(states):
 def state_of(widget, **changes):
     """What a page carries of a widget."""
     return {"_esm": widget._esm, "_css": widget._css, "data": {**widget.data, **changes}}
+
+
+USE_ALL = """async () => {
+    for (const figure of document.querySelectorAll(".tff")) {
+        for (const button of figure.querySelectorAll("button")) button.click();
+        for (const input of figure.querySelectorAll("select, input")) {
+            if (input.type === "range") input.value = Math.ceil(input.max / 2); // in the middle
+            else if (input.type === "checkbox") input.click();
+            else input.selectedIndex = input.length - 1; // the last choice of a list
+            input.dispatchEvent(new Event("input"));
+            input.dispatchEvent(new Event("change"));
+        }
+        figure.querySelector("td button")?.click();
+    }
+    for (let i = 0; i < 20; i++) await new Promise(requestAnimationFrame);
+}"""
+
+
+def use_all(page):
+    """Use all that can be used in the figures of a page; they are left in the middle."""
+    page.evaluate(USE_ALL)
 
 
 def violations(page):

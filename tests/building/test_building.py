@@ -1,6 +1,7 @@
-"""A build says what is wrong: which notebook, which cell, why, and what to do about it."""
+"""A build says what is wrong, where, why, and what to do about it; and two builds are the same."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -11,53 +12,13 @@ import sys
 
 import build
 import chapters
-import nbformat
+import matplotlib
 import pytest
-from conftest import copy_project
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from books import Book, notebook
+from conftest import ROOT
 
-PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 JULIA = {"name": "julia-1", "display_name": "Julia"}
 ENDLESS = "import threading\nthreading.Event().wait()"
-
-
-def notebook(*sources, text="# A page", **metadata):
-    cells = [new_code_cell(source, id=f"cell-{n}") for n, source in enumerate(sources, start=1)]
-    cells = [new_markdown_cell(text, id="title"), *cells]
-    return nbformat.writes(new_notebook(cells=cells, metadata=metadata or PYTHON))
-
-
-class Book:
-    """A copy of the project, with a single page if it has a name, and a Python that is a script."""
-
-    def __init__(self, folder, page="page"):
-        self.folder, self.page = copy_project(folder), folder / "chapters" / f"{page}.ipynb"
-        self.html = folder / "_build" / "html" / "chapters" / f"{page}.html"
-        self.settings = {n: text for n, text in os.environ.items() if not n.startswith("MAKE")}
-        if page:
-            (folder / "_toc.yml").write_text(f"format: jb-book\nroot: chapters/{page}\n")
-        self.python = folder / ".venv" / "bin" / "python"
-        self.python.parent.mkdir(parents=True)
-        for stamp in (".python", ".book", ".test"):
-            (folder / ".venv" / stamp).touch()
-        self.use(f'exec {sys.executable} "$@"')
-
-    def use(self, script):
-        """Let the Python of its .venv be that script."""
-        self.python.write_text(f"#!/bin/sh\n{script}\n")
-        self.python.chmod(0o755)
-
-    def run(self, *command, **settings):
-        """The exit status, and all that was said."""
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        env = {**self.settings, **settings}
-        done = subprocess.run(command, cwd=self.folder, env=env, **pipes)
-        return done.returncode, done.stdout
-
-    def build(self, *sources, text="# A page", **settings):
-        if sources:
-            self.page.write_text(notebook(*sources, text=text), encoding="utf-8")
-        return self.run(sys.executable, "tools/build.py", **settings)
 
 
 @pytest.fixture
@@ -92,7 +53,7 @@ def test_files_may_be_untidy_and_what_the_machine_says_is_shown(tmp_path):
     page["nbformat_minor"] = 4
     for cell in page["cells"]:
         del cell["id"]
-    book.page.write_text(json.dumps(page), encoding="utf-8")
+    book.page.write_text(json.dumps(page), encoding="utf-8-sig")  # with a byte order mark
     for name in (".~lock.a.b.ipynb#", "a.b.ipynb~", "._a.b.ipynb", "Copy of a.b.ipynb"):
         (book.page.parent / name).write_bytes(b"\x00\xff")
     for name in ("chapters/.#a.b.ipynb", "book/theme/static/.#book.css", "kvcache/.#config.py"):
@@ -119,38 +80,22 @@ WHOLE = notebook("1 + 1")
         (notebook("1 + 1", ENDLESS), ", code cell 2", "it ran for longer", "'timeout:'"),
         (notebook(kernelspec=JULIA), "", "no kernel 'julia-1'", "make notebooks"),
         (WHOLE[:200], "", "it is broken, no JSON", "git restore"),
+        ("", "", "it is empty", "git restore"),
+        (WHOLE.replace(' "cells', '<<<<<<< ours\n "cells'), "", "a merge conflict", "git restore"),
+        (WHOLE.replace("A page", "Ein schönes"), "", "it is not UTF-8", "git restore"),
+        ("[]", "", "it is no notebook", "git restore"),
+        ('{"worksheets": [], "nbformat": 3}', "", "no notebook of format 4", "git restore"),
     ],
 )
 def test_a_notebook_that_does_not_run_is_named_with_a_remedy(book, page, where, cause, remedy):
     config = book.folder / "_config.yml"
     config.write_text(config.read_text().replace("timeout: 600", "timeout: 3"))
-    book.page.write_text(page)
+    book.page.write_text(page, encoding="latin-1")
     status, said = book.build()
     assert status
     lines = said[said.index(f"FAILED chapters/page.ipynb{where}") :].splitlines()
     assert cause in lines[0]
     assert remedy in lines[1]
-
-
-@pytest.mark.parametrize(
-    ("content", "cause"),
-    [
-        (b"", "it is empty"),
-        (WHOLE.replace(' "cells', '<<<<<<< ours\n "cells').encode(), "a merge conflict, the first"),
-        (WHOLE.replace("A page", "Ein schönes").encode("latin-1"), "it is not UTF-8"),
-        (b"[]", "it is no notebook"),
-        (b'{"worksheets": [], "nbformat": 3}', "it is no notebook of format 4"),
-    ],
-)
-def test_a_broken_file_is_told_in_words(tmp_path, content, cause):
-    path = tmp_path / "page.ipynb"
-    path.write_bytes(content)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (of many kinds)
-        chapters.read(path)
-    assert cause in build.told(caught.value)
-    assert "git restore" in build.told(caught.value)
-    path.write_text(WHOLE, encoding="utf-8-sig")  # a byte order mark is no harm
-    assert chapters.read(path).cells[1].source == "1 + 1"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -202,20 +147,19 @@ def test_an_interrupted_build_says_so(book):
     assert process.returncode
 
 
-@pytest.mark.parametrize("first", ["#!/old/.venv/bin/python", "#!/bin/sh\n'exec' '/old/.venv/bin"])
-def test_a_moved_folder_is_told(book, first):
-    book.python.with_name("jupyter").write_text(first)
-    status, said = book.run("make", "lab")
-    assert status
-    assert "made in another folder" in said
-    assert "'make distclean'" in said
-
-
-def test_an_environment_without_its_python_is_told(book):
-    book.use("exit 1")
+@pytest.mark.parametrize(
+    ("program", "script", "cause"),
+    [
+        ("python", "#!/bin/sh\nexit 1\n", "no working Python"),
+        ("jupyter", "#!/old/.venv/bin/python", "made in another folder"),
+        ("jupyter", "#!/bin/sh\n'exec' '/old/.venv/bin", "made in another folder"),
+    ],
+)
+def test_an_environment_that_lost_its_python_or_was_moved_is_told(book, program, script, cause):
+    book.python.with_name(program).write_text(script)
     status, said = book.run("make", "book")
     assert status
-    assert "no working Python" in said
+    assert cause in said
     assert "'make distclean'" in said
 
 
@@ -245,3 +189,38 @@ def test_a_python_that_cannot_be_used_is_told(book):
     program.chmod(0o755)
     assert "apt install python3-venv" in book.run("make", "book", "PYTHON=./python")[1]
     assert not (book.folder / ".venv").exists()
+
+
+def pages(book, *code, **settings):
+    """Build the book; gives the hash of each of its files."""
+    status, said = book.build(*code, **{"PYTHONPATH": str(book.folder), **settings})
+    assert status == 0, said
+    html = book.folder / "_build" / "html"
+    paths = [path for path in html.rglob("*") if path.is_file()]
+    return {str(p.relative_to(html)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def elsewhere(book):
+    """The settings of another user, on the other side of the world, with a clock that lies."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(book.folder), str(ROOT / "tests/data/lying_clock")]),
+        "HOME": str(book.folder.parent),
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # without its list of fonts it warns
+        "PYTHONHASHSEED": "77",
+        "TZ": "Etc/GMT-14" if os.environ.get("TZ") != "Etc/GMT-14" else "Etc/GMT+12",
+    }
+
+
+@pytest.mark.matrix
+def test_two_builds_in_two_folders_give_the_same_bytes_though_the_clock_lies(tmp_path):
+    one, other = Book(tmp_path / "one", page=""), Book(tmp_path / "two other" / "house", page="")
+    assert pages(one) == pages(other, **elsewhere(other))
+
+
+@pytest.mark.matrix
+def test_a_page_that_shows_a_clock_is_found(tmp_path):
+    code = "import time\n\nprint(time.perf_counter())"
+    one, other = Book(tmp_path / "one"), Book(tmp_path / "other")
+    first, second = pages(one, code), pages(other, code, **elsewhere(other))
+    assert first["chapters/page.html"] != second["chapters/page.html"]
+    assert first["_static/doctools.js"] == second["_static/doctools.js"]

@@ -1,6 +1,6 @@
 """CONTRIBUTING.md: its examples run as they stand there, and the watch mode shows them."""
 
-import json
+import importlib
 import os
 import re
 import shutil
@@ -12,11 +12,12 @@ import time
 import notebooks
 import pytest
 import torch
-from conftest import ROOT
+from books import Book
+from conftest import ROOT, state_of
 from playwright.sync_api import expect
-from test_building import Book
 
-from kvcache import generate, optimized, time_flies
+from kvcache import generate, optimized, time_flies, widgets
+from kvcache.widgets import figure
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -63,19 +64,15 @@ def test_the_chapter_and_a_saved_text_appear_while_watching(watch):
     until(f"{pages}/03-the-baseline.html", "A saved summary")
 
 
-def test_the_widget_counts_down_in_a_page(mount, tmp_path):
-    shutil.copytree(ROOT / "kvcache", tmp_path / "kvcache")
+def test_the_widget_counts_down_in_a_page(mount, tmp_path, monkeypatch):
+    folder = shutil.copytree(figure.FOLDER, tmp_path / "widgets")
     for example, suffix in zip(examples("Add a widget"), ("js", "py"), strict=True):
-        (tmp_path / "kvcache" / "widgets" / f"count_down.{suffix}").write_text(example)
-    program = "import json; from kvcache.widgets.count_down import CountDown; w = CountDown(3);"
-    program += "state = {n: getattr(w, n) for n in ('_esm', '_css', 'data')};"
-    program += "print(json.dumps([state, w.still()]))"
-    settings = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, check=True)
-    state, still = json.loads(done.stdout)
-    assert "3 left" in still
-    page = mount(state)
+        (folder / f"count_down.{suffix}").write_text(example)
+    monkeypatch.setattr(figure, "FOLDER", folder)
+    monkeypatch.setattr(widgets, "__path__", [str(folder)])
+    widget = importlib.import_module("kvcache.widgets.count_down").CountDown(3)
+    assert "3 left" in widget.still()
+    page = mount(state_of(widget))
     button = page.get_by_role("group", name="Count down").get_by_role("button")
     expect(button).to_have_text("3 left")
     button.press("Enter")

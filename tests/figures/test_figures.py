@@ -5,11 +5,12 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from conftest import NAMES, ROOT, state_of, violations
+from conftest import NAMES, ROOT, SMALL, state_of, twins, use_all, violations
 from playwright.sync_api import expect
 from test_data import FIGURES, one_of_each, timing
 
@@ -57,9 +58,10 @@ def marks(scope):
 
 
 @pytest.mark.parametrize("chapter", NAMES)
-def test_the_figures_of_a_page_are_reached_by_keyboard_and_play(open_page, chapter):
-    page = open_page(chapter)
+def test_the_figures_of_a_page_fit_a_phone_are_reached_by_keyboard_and_play(open_page, chapter):
+    page = open_page(chapter, width=360)
     for scope in page.locator(".tff").all():
+        fits_a_phone(scope)
         reached_by_keyboard(scope)
     for scope in page.locator(".tff", has=page.get_by_label("Speed")).all():
         last = int(scope.get_by_label("Step", exact=True).get_attribute("max"))
@@ -73,6 +75,11 @@ def test_the_figures_of_a_page_are_reached_by_keyboard_and_play(open_page, chapt
         play.click()  # from the start again
         scope.get_by_text("Pause").click()
         expect(forward).to_be_enabled()
+    fonts = page.locator("article p, .tff, .tff button, .tff select, .tff th").evaluate_all(
+        "all => all.map(each => getComputedStyle(each).fontFamily)"
+    )
+    assert len(set(fonts)) == 1
+    assert violations(page) == []
     assert not page.complaints
 
 
@@ -88,22 +95,6 @@ def reached_by_keyboard(scope):
     for _ in range(stops.count() + 5):  # a box that scrolls may be one more
         keyboard.press("Tab")
     assert stops.evaluate_all("all => all.length > 0 && all.every(each => each.outlined)")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_figure_fits_a_phone_is_accessible_and_has_the_font_of_its_page(mount, made, theme):
-    page = mount(*map(state_of, made), width=360, theme=theme)
-    page.add_style_tag(content="body { font-family: 'Some Font', serif }")
-    fits_a_phone(page.locator("main"))
-    fonts = page.locator(".tff, .tff button, .tff select, .tff th").evaluate_all(
-        "all => all.map(each => getComputedStyle(each).fontFamily)"
-    )
-    assert set(fonts) == {'"Some Font", serif'}
-    names = {each.get_attribute("aria-label") for each in page.locator(".tff").all()}
-    assert len(names) == len(FIGURES)
-    for scope in page.locator(".tff", has=page.get_by_label("Step", exact=True)).all():
-        step(scope, 2)
-    assert violations(page) == []
 
 
 def fits_a_phone(scope):
@@ -480,20 +471,6 @@ def poisoned(data):
     return EVIL if isinstance(data, str) and not STRUCTURE.fullmatch(data) else data
 
 
-USE_ALL = """async () => {
-    for (const figure of document.querySelectorAll(".tff")) {
-        for (const input of figure.querySelectorAll("select, input")) {
-            if (input.type === "range") input.value = 1;
-            else input.selectedIndex = input.length - 1; // the last choice of a list
-            input.dispatchEvent(new Event("input"));
-            input.dispatchEvent(new Event("change"));
-        }
-        for (const button of figure.querySelectorAll("button")) button.click();
-    }
-    for (let i = 0; i < 20; i++) await new Promise(requestAnimationFrame);
-}"""
-
-
 def test_text_is_never_html_in_any_figure_nor_in_a_still(mount, trained, encode):
     made = list(one_of_each(trained, encode("Time flies")))
     shape = memory.ModelShape(EVIL, 2, 4, 2, 8, 1000, 64, "https://example.org/")
@@ -503,14 +480,24 @@ def test_text_is_never_html_in_any_figure_nor_in_a_still(mount, trained, encode)
     made[3] = widgets.SpeedRace(timing(TWENTY, EVIL), timing(TWENTY, EVIL))
     made[-1] = widgets.MemoryCalculator([shape], [gpu])
     page = mount(*map(state_of, made))
+    names = {each.get_attribute("aria-label") for each in page.locator(".tff").all()}
+    assert len(names) == len(FIGURES)
     for _ in range(2):
         for scope in page.locator(".tff").all():
             expect(scope).to_contain_text("<script>")
-        page.evaluate(USE_ALL)
+        use_all(page)
     assert page.locator(".tff-error, .tff img, .tff script").count() == 0
     assert page.evaluate("window.pwned") is None
     stills = [widget.still() for widget in made]
     assert not any("<script>" in still or "<img" in still for still in stills)
+
+
+def test_no_script_writes_html_but_the_books_own_stills():
+    paths = [*widgets.figure.FOLDER.rglob("*.js"), *(ROOT / "book" / "theme").rglob("*.*")]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.suffix in (".js", ".html")]
+    writing = r".*(?:innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser).*"
+    found = [line.strip() for text in texts for line in re.findall(writing, text)]
+    assert found == ["still.innerHTML = noscript.textContent;"]
 
 
 ODD = " 😀 e\u0301 שלום\n\n 中文 \t🏳️‍🌈"
@@ -532,9 +519,13 @@ def test_odd_characters_show_sensibly(mount, trained, encode):
     assert not page.complaints
 
 
-@pytest.mark.parametrize("n_new", [1, 100])
-def test_one_token_and_a_hundred(mount, trained, encode, n_new):
-    (plain, caching), prompt = trained, encode("Time")
+CORNER_IS_DRAWN = """canvas => canvas.getContext("2d")
+    .getImageData(canvas.width - 3, canvas.height - 3, 3, 3).data.some(Boolean)"""
+
+
+@pytest.mark.parametrize("n_new", [1, 200])
+def test_one_token_and_two_hundred(mount, n_new):
+    (plain, caching), prompt = twins(replace(SMALL, context_length=201)), torch.tensor([[1]])
     race = timing(generate(plain, prompt, n_new))
     page = mount(
         state_of(KVTimeline(trace(plain, prompt, n_new), trace(caching, prompt, n_new, True))),
@@ -548,7 +539,8 @@ def test_one_token_and_a_hundred(mount, trained, encode, n_new):
         scope.get_by_text("Play", exact=True).click()
         expect(scope.get_by_text("Play", exact=True)).to_be_visible()
         expect(page.locator(".tff").last).to_contain_text("1 of 1 token, done")
-    else:  # drawn as one picture
+    else:  # drawn as one picture, to its last corner
+        assert scope.locator("canvas").first.evaluate(CORNER_IS_DRAWN)
         step(scope, 50)
         expect(wasted).to_have_text(str(50 * 49 // 2))
         cursor, details = scope.locator(".tff-cursor").first, scope.locator(".tff-details")
@@ -588,7 +580,7 @@ def test_wrong_data_is_said_in_place_and_the_rest_goes_on(mount, made, seed, wro
     expect(page.locator(".tff-error").first).to_contain_text("cannot be drawn")
     expect(page.locator(".tff-controls").first).to_be_visible()
     harmed = mount(*({**each, "data": damaged(each["data"], chance)} for each in 3 * states))
-    harmed.evaluate(USE_ALL)
+    use_all(harmed)
     for each in (page, harmed):
         expect(each.locator("main > p").last).to_be_visible()
         assert not each.complaints

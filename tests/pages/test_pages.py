@@ -3,11 +3,10 @@
 What should be noticed is also shown once where it is wrong.
 """
 
-import json
-
 import budgets
+import outputs
 import pytest
-from conftest import HTML, NAMES, violations
+from conftest import NAMES, use_all, violations
 from playwright.sync_api import expect
 
 EXTRAS = ["measurements", "glossary", "references", "changelog", "cite"]
@@ -24,22 +23,26 @@ TOO_WIDE = """(boxes) => {
 
 
 def n_figures(name):
-    """How many figures that move a page has, by what myst-nb wrote for it."""
-    states = budgets.widget_states(name)
-    text = (HTML / "chapters" / f"{name}.html").read_text(encoding="utf-8")
-    views = [json.dumps({"model_id": key}) for key in states]
-    moving = [each["model_module"] == "anywidget" for each in states.values()]
-    return sum(text.count(view) for view, is_one in zip(views, moving, strict=True) if is_one)
+    """How many figures that move a page has: those that its chapter showed when it was run."""
+    return outputs.n_figures(outputs.executed(name)) if name in NAMES else 0
 
 
-# Quiet
-
-
-@pytest.mark.parametrize("where", ["server", "disk"])
+@pytest.mark.parametrize(("where", "theme"), [("server", "light"), ("disk", "dark")])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_quiet_asks_no_other_host_and_can_be_printed(open_page, name, where):
-    page = open_page(name, where)
+def test_a_page_is_accessible_fits_a_laptop_is_quiet_and_can_be_printed(
+    open_page, name, where, theme
+):
+    page = open_page(name, where, theme=theme)
     assert page.locator(".tff").count() == n_figures(name)
+    text, _ = page.locator("article p").first.evaluate(COLOURS)
+    for output in page.locator(".cell_output .text_html").all():
+        colour, background = output.evaluate(COLOURS)
+        assert background == "rgba(0, 0, 0, 0)"
+        assert colour == text or not output.locator("svg[role=img]").count()
+    if theme == "dark":
+        use_all(page)
+    assert violations(page) == []
+    assert page.evaluate(TOO_WIDE, "article div.highlight pre") == []
     assert page.locator(".tff-error").count() == 0
     page.mouse.wheel(0, 20_000)
     assert not page.complaints
@@ -52,32 +55,12 @@ def test_a_page_is_quiet_asks_no_other_host_and_can_be_printed(open_page, name, 
         expect(figure).to_be_hidden()
 
 
-def test_a_request_to_another_host_and_an_error_are_noticed(new_page, server):
-    page = new_page()
-    body = '<script>console.error("broken")</script><img src="https://example.org/x.png" alt="">'
-    page.route("**/made.html", lambda route: route.fulfill(content_type="text/html", body=body))
-    page.goto(f"{server}/made.html")
-    assert page.foreign == ["https://example.org/x.png"]
-    assert any("broken" in complaint for complaint in page.complaints)
-
-
-def test_the_front_door_leads_to_the_first_chapter(new_page, server):
-    page = new_page()
-    page.goto(f"{server}/index.html")
-    page.wait_for_url("**/chapters/00-intro.html")
-    assert not page.complaints
-
-
-# Wide and narrow
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_code_fits_its_box_on_a_laptop(open_page, name):
-    assert open_page(name).evaluate(TOO_WIDE, "article div.highlight pre") == []
-
-
-def test_code_that_does_not_fit_is_noticed(open_page):
+def test_an_error_a_request_to_another_host_and_code_that_does_not_fit_are_noticed(open_page):
     page = open_page("03-the-baseline")
+    with page.expect_request("https://example.org/x.png"):
+        page.evaluate("console.error('broken'); new Image().src = 'https://example.org/x.png'")
+    assert page.foreign == ["https://example.org/x.png"]
+    assert "broken" in page.complaints
     page.locator("article .cell_input pre").first.evaluate("e => e.append('x'.repeat(120))")
     assert len(page.evaluate(TOO_WIDE, "article div.highlight pre")) == 1
 
@@ -91,39 +74,6 @@ def test_on_a_phone_nothing_but_boxes_scrolls_sideways_and_those_show_it(open_pa
         if box.evaluate("e => e.scrollWidth > e.clientWidth + 1 && e.checkVisibility()"):
             shadows = "e => getComputedStyle(e).backgroundAttachment"
             assert box.evaluate(shadows) == "local, local, scroll, scroll", box.inner_text()
-
-
-# Light and dark
-
-
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_figures_have_the_colours_of_the_page_and_axe_finds_nothing(open_page, name, theme):
-    page = open_page(name, theme=theme)
-    text, _ = page.locator("article p").first.evaluate(COLOURS)
-    for output in page.locator(".cell_output .text_html").all():
-        colour, background = output.evaluate(COLOURS)
-        assert background == "rgba(0, 0, 0, 0)"
-        assert colour == text or not output.locator("svg[role=img]").count()
-    for figure in page.locator(".tff").all() if theme == "dark" else ():
-        use(figure)
-    assert violations(page) == []
-
-
-def use(figure):
-    """Change all that can be changed."""
-    slider = figure.get_by_label("Step", exact=True)
-    if slider.count():  # somewhere in the middle
-        slider.fill(str(1 + int(slider.get_attribute("max")) // 2))
-    for box in figure.locator("input[type=checkbox]").all():
-        box.click()
-    for choice in figure.locator("select").all():
-        choice.select_option(index=choice.locator("option").count() - 1)
-    if figure.locator("td button:visible").count():
-        figure.locator("td button:visible").first.click()
-
-
-# Without script, and on paper
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,9 +95,6 @@ def test_where_no_kernel_is_the_place_says_how_to_get_one(open_page, java_script
     expect(note).to_contain_text("Colab")
 
 
-# While it loads
-
-
 def test_nothing_jumps_while_the_first_figure_is_drawn(new_page, server):
     page = new_page(width=412)
     page.add_init_script(
@@ -167,8 +114,7 @@ def test_text_after_a_figure_that_never_comes_is_shown_all_the_same(new_page, se
     expect(page.get_by_role("heading", name="Summary")).to_be_visible()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_the_first_view_is_light(name):
-    raw, packed = budgets.first_view(HTML / "chapters" / f"{name}.html")
-    assert raw <= budgets.FIRST_VIEW
-    assert packed <= budgets.FIRST_VIEW_PACKED
+def test_pages_and_figures_weigh_no_more_than_their_budgets(monkeypatch, capsys):
+    assert budgets.main() == 0, capsys.readouterr().out
+    monkeypatch.setattr(budgets, "FIRST_VIEW_PACKED", 100)
+    assert budgets.main() == 1
