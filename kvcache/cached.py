@@ -119,6 +119,12 @@ class GPTModel(nn.Module):
             block.att.reset_cache()  # CACHE 4
         self.current_pos, self.unfinished = 0, False  # CACHE 4
 
+    def stored(self):  # CACHE 5
+        """All keys and values that the layers keep now, to see whether they are still the same."""
+        return [
+            each for block in self.trf_blocks for each in (block.att.cache_k, block.att.cache_v)
+        ]
+
     def check_cache(self, token_ids):  # CACHE 4
         """Refuse what the cache cannot take, before any layer stores anything."""
         need(not self.training, "the model is in training mode", "call model.eval() first")

@@ -88,21 +88,25 @@ def next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes)
 def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
     if use_cache:  # CACHE 5
         model.reset_kv_cache()  # CACHE 5
-    own_cache = None  # CACHE 5: to notice others who use it
+        own_cache = model.stored()  # CACHE 5: to notice others who use it
     step_input = token_ids  # the whole prompt
     for _ in range(max_new_tokens):
-        if use_cache and model.trf_blocks[0].att.cache_k is not own_cache:  # CACHE 5
+        if use_cache and changed(own_cache, model.stored()):  # CACHE 5
             raise RuntimeError("another call used this cache; finish one stream first.")  # CACHE 5
         with eval_mode(model):
             logits = model(step_input, use_cache, last_only=True)  # (batch, 1, vocab_size)
         if use_cache:  # CACHE 5
-            own_cache = model.trf_blocks[0].att.cache_k  # CACHE 5
+            own_cache = model.stored()  # CACHE 5
         next_token = choose(logits[:, -1])  # (batch, 1)
         yield next_token
         token_ids = torch.cat([token_ids, next_token], dim=1)
         step_input = token_ids  # without a cache: the whole text again
         if use_cache:  # CACHE 5
             step_input = next_token  # CACHE 5: the new token alone
+
+
+def changed(old, new):
+    return any(a is not b for a, b in zip(old, new, strict=True))
 
 
 def chooser(vocab_size, temperature=0.0, top_k=None, generator=None):

@@ -84,8 +84,7 @@ class GPTModel(nn.Module):
     @torch.inference_mode()
     def forward(self, token_ids, cache=None, last_only=False):
         run = self.compiled if self.compiled and token_ids.shape[1] == 1 else GPTModel.run
-        in_own_dtype = torch.autocast(self.tok_emb.weight.device.type, enabled=False)
-        with in_own_dtype, one_pass(self, token_ids, cache) as (cache, positions, mask):
+        with one_pass(self, token_ids, cache) as (cache, positions, mask):
             return run(self, token_ids, positions, self.layers(), cache, mask, last_only)
 
     def run(self, token_ids, positions, layers, cache, mask, last_only):
@@ -101,11 +100,11 @@ class GPTModel(nn.Module):
             queries, keys, values = qkv.view(heads).permute(2, 0, 3, 1, 4).unbind()
             keys, values = cache.update(layer, keys, values)  # (batch, n_heads, n_keys, head_dim)
             context = self.attend(queries, keys, values, mask).view(x.shape)
-            x = (x + w["b_out"]).addmm_(context, w["W_out"])
+            x = torch.addmm(x + w["b_out"], context, w["W_out"])
 
             h = torch.layer_norm(x, emb_dim, w["norm2_scale"], w["norm2_shift"])
             h = F.gelu(torch.addmm(w["b_up"], h, w["W_up"]), approximate="tanh")
-            x = (x + w["b_down"]).addmm_(h, w["W_down"])
+            x = torch.addmm(x + w["b_down"], h, w["W_down"])
         x = x.view(batch_size, n_tokens, -1)
         if last_only:
             x = x[:, -1:]  # (batch, 1, emb_dim)

@@ -110,7 +110,8 @@ def watch(model, vectors=False):
     """
     calls, noted, places, parameters = [], {}, [], signature(model.forward)
     attends = [part for name, part in model.named_modules() if name.split(".")[-1] == "attend"]
-    need_type(inside(model) is model, "what is watched", model, "watch it before it is compiled")
+    right = inside(model) is model and attends
+    need_type(right, "what is watched", model, "pass a model of kvcache that is not compiled")
 
     def before(model, args, kwargs):
         given = parameters.bind(*args, **kwargs).arguments

@@ -47,10 +47,8 @@ def main():
     print(f"GPT-2's 124M shape, random weights, float32, batch 1, {DEVICE}")
     limits = []
     with TemporaryDirectory() as folder:
-        for name, problem in measure(REFERENCES, SECONDS, folder):
-            if problem:
-                print(f"{name}: {problem}")
-                return 1
+        problems = [f"{name}: {why}" for name, why in measure(REFERENCES, SECONDS, folder) if why]
+        for name in REFERENCES if not problems else ():
             (here,) = map(read, Path(folder).glob(f"*/{name}.json"))
             same = [record for record in records(name) if record.device == here.device]
             runs = [here, same[0] if same else None]
@@ -62,7 +60,8 @@ def main():
                 if record:
                     rate = f"{bandwidth(record) / 1e9:6.1f} GB/s read from memory"
                     print(f"{label:10}{rate}: at most {1 / limit:.1f} tokens/s")
-    return 0
+    print(*problems, sep="\n")
+    return len(problems)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ class Cache:
             need(right, f"n_pad is {n_pad!r}", f"pass {batch_size} whole numbers: see pad_left")
         self.batch_size, self.n_pad = batch_size, n_pad
         self.n_tokens = self.n_changes = 0
-        self.made_for = made_for(cfg, dtype, device)
+        self.made_for = made_for(cfg) | {"dtype": dtype}
+        if device is not None:  # "cuda" is the first of several
+            self.made_for["device"] = torch.empty(0, device=device).device
 
     def check(self, n_rows, n_new):
         """Raise ValueError if n_new more tokens for n_rows sequences cannot be stored."""
@@ -138,26 +140,24 @@ def one_pass(model, token_ids, cache):
         cache.crop(n_past)
         raise
     cache.end(token_ids)
+    cache.made_for = made_for(model.cfg, model.tok_emb.weight)  # from now on
 
 
 def check_fit(cache, model):
     """Refuse what is no cache, or was made for a model of other sizes, dtype or device."""
-    remedy = (
-        "pass an object of kvcache.caches that keeps something; of a PagedCache its batch([...])"
-    )
+    remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
     right = hasattr(cache, "begin") and not isinstance(cache, NoCache | type)
     need_type(right, "cache", cache, remedy)
-    weight = model.tok_emb.weight
-    for name, needed in made_for(model.cfg, weight.dtype, weight.device).items():
+    for name, needed in made_for(model.cfg, model.tok_emb.weight).items():
         made = cache.made_for[name]
         problem = f"the cache was made for {name} {made}, the model has {needed}"
         need(made in (None, needed), problem, "make one with the model's cfg, dtype and device")
 
 
-def made_for(cfg, dtype, device):
-    """What a cache must have in common with its model. None: any will do."""
+def made_for(cfg, like=None):
+    """What a cache has in common with its model, whose tensors are like this one; None: any."""
     sizes = {"n_layers": cfg.n_layers, "n_kv_heads": kv_heads(cfg), "head_dim": cfg.head_dim}
-    return {**sizes, "dtype": dtype, "device": device and torch.empty(0, device=device).device}
+    return {**sizes, "dtype": getattr(like, "dtype", None), "device": getattr(like, "device", None)}
 
 
 def buffers(cfg, batch_size, n_tokens, dtype, device):

@@ -24,10 +24,11 @@ class PagedCache:
             check_size("n_blocks", n_blocks),
             check_size("block_size", block_size),
         )
-        self.block_size, self.made_for = block_size, made_for(cfg, dtype, device)
+        self.block_size = block_size
         shape = (2, cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
         self.memory = torch.zeros(shape, dtype=dtype, device=device)
         self.keys, self.values = self.memory
+        self.made_for = made_for(cfg, self.memory)
         self.n_users = [0] * n_blocks  # how many tables have the block
         self.free_blocks = list(range(n_blocks))  # a heap: the lowest number is taken first
         # Of each sequence: its blocks, its stored tokens, its passes and crops.
@@ -184,7 +185,7 @@ class PagedBatch(Cache):
 
     def update(self, layer, keys, values):
         memory = self.pages.memory[:, layer]  # (2, n_slots, n_kv_heads, head_dim)
-        memory[:, self.new_slots] = torch.stack([keys, values]).transpose(2, 3)
+        memory[:, self.new_slots] = torch.stack([keys, values]).transpose(2, 3).to(memory.dtype)
         return memory[:, self.slots].transpose(2, 3).unbind()
 
     def end(self, token_ids):

@@ -19,10 +19,6 @@ class ConcatCache(Cache):
             kept[layer] = torch.cat([*old, new], dim=2)
         return self.keys[layer], self.values[layer]
 
-    def end(self, token_ids):
-        super().end(token_ids)
-        self.made_for |= {"dtype": self.keys[0].dtype, "device": self.keys[0].device}
-
     def crop(self, n_tokens):
         super().crop(n_tokens)
         for kept in (self.keys, self.values):

@@ -42,12 +42,12 @@ class SlidingWindowCache(Cache):
     def end(self, token_ids):
         past, end = self.n_tokens, self.n_tokens + token_ids.shape[1]
         last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
-        if self.chunk:  # new rings, all at once: an interruption leaves the old ones
-            slots, n_last = last % self.window, len(last)
-            rings = [
-                ring.index_copy(2, slots, new[:, :, -n_last:].to(ring.dtype))
-                for ring, new in self.chunk
-            ]
+        slots, n_last = last % self.window, len(last)
+        rings = []
+        with torch.inference_mode(False), torch.no_grad():  # so that any mode can write into them
+            for ring, new in self.chunk:
+                rings.append(ring.index_copy(2, slots, new[:, :, -n_last:].to(ring.dtype)))
+        if rings:  # all at once: an interruption leaves the old ones
             self.keys, self.values = rings[0::2], rings[1::2]
         self.chunk, self.n_written = [], max(self.n_written, end)
         super().end(token_ids)

@@ -36,8 +36,7 @@ class OwnPrompt(ipywidgets.VBox):
 
     def run(self, _=None):
         """Run the model on what is in the box."""
-        self.message.value, self.button.disabled = "running ...", True
-        said = "interrupted"
+        self.message.value, self.button.disabled, said = "running ...", True, "interrupted"
         try:
             need(self.prompt.value, "the prompt is empty", "type at least 1 character")
             prompt = encode(self.prompt.value, self.device)

@@ -12,12 +12,15 @@ import re
 import nbformat
 import pytest
 import told_numbers
+import torch
 from conftest import NAMES, ROOT
 from nbclient import NotebookClient
 from outputs import chapter, code_cells, differences, displayed, executed
 
-from kvcache.measurements import speed
+from kvcache import generate, time_flies
+from kvcache.generate import eval_mode, pick
 from kvcache.measurements.records import recorded
+from kvcache.tokenizer import encode
 
 UNITS = r"""
     % | × | (?:per\ cent|times|tokens?|bytes?|bits?|layers?|heads?|numbers|dimensions|steps?|
@@ -82,7 +85,8 @@ def test_a_typed_number_that_no_cell_has_and_a_typed_time_are_caught():
 
 def test_the_headline_speed_up_is_one_number_in_the_intro_and_in_chapter_5():
     intro, chapter_5 = (told_numbers.told(executed(NAMES[number])) for number in (0, 5))
-    told = f"{speed.ratio(recorded('writing')):.1f}"
+    record = recorded("writing")
+    told = f"{record['without a cache'].total / record['with a cache'].total:.1f}"
     assert intro["intro-ratio"] == chapter_5["ratio-cache"] == told
 
 
@@ -129,3 +133,24 @@ def test_backwards_and_then_as_it_stands(tmp_path, name):
         errors = [each for each in cell.outputs if each.output_type == "error"]
         assert all(each.ename == "NameError" for each in errors), errors[0].evalue
     assert differences(executed(name), both) == []
+
+
+def test_the_five_changes_are_those_of_the_source_and_without_them_the_loop_runs():
+    states = executed(NAMES[4]).metadata.widgets["application/vnd.jupyter.widget-state+json"]
+    data = (each["state"].get("data", {}) for each in states["state"].values())
+    (changes,) = (each["changes"] for each in data if "changes" in each)
+    for number, change in enumerate(changes, start=1):
+        assert "CACHE" not in str([piece["before"] for piece in change["pieces"]])
+        assert f"# CACHE {number}" in str([piece["after"] for piece in change["pieces"]])
+    grids = [[rows for rows, _ in change["after"]] for change in changes]
+    by_one = ["n", "rn", "rrn"]
+    assert grids == [["n", "cn", "ccn"], by_one, ["...n", "...rn"], by_one, by_one]
+    notes = [[note for _, note in changes[3][side]] for side in ("before", "after")]
+    assert notes == [["position 0"] * 3, ["position 0", "position 1", "position 2"]]
+    lines = changes[4]["pieces"][0]["before"]
+    assert not any("_cache(" in line or "cache_k" in line for line in lines)
+    names = {"torch": torch, "eval_mode": eval_mode}
+    exec("\n".join(lines), names)  # the very lines that the figure shows as "before"
+    model, prompt = time_flies.load(), encode("Time")
+    tokens = list(names["next_tokens"](model, prompt, 5, False, pick))
+    assert torch.equal(torch.cat([prompt, *tokens], dim=1), generate(model, prompt, 5))

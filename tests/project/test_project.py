@@ -25,8 +25,8 @@ ORDER = [
     ["baseline", "caches", "data", "told"],
     ["cached", "optimized", "tokenizer"],
     ["llama"],
-    ["generate", "time_flies", "memory", "hub"],
-    ["trace", "timing"],
+    ["generate", "time_flies", "memory"],
+    ["hub", "trace", "timing"],
     ["plots", "measurements"],
     ["widgets"],
 ]
