@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
+from operator import is_not
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -91,7 +92,7 @@ def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
         own_cache = model.stored()  # CACHE 5: to notice others who use it
     step_input = token_ids  # the whole prompt
     for _ in range(max_new_tokens):
-        if use_cache and changed(own_cache, model.stored()):  # CACHE 5
+        if use_cache and any(map(is_not, own_cache, model.stored())):  # CACHE 5
             raise RuntimeError("another call used this cache; finish one stream first.")  # CACHE 5
         with eval_mode(model):
             logits = model(step_input, use_cache, last_only=True)  # (batch, 1, vocab_size)
@@ -103,10 +104,6 @@ def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
         step_input = token_ids  # without a cache: the whole text again
         if use_cache:  # CACHE 5
             step_input = next_token  # CACHE 5: the new token alone
-
-
-def changed(old, new):
-    return any(a is not b for a, b in zip(old, new, strict=True))
 
 
 def chooser(vocab_size, temperature=0.0, top_k=None, generator=None):

@@ -128,8 +128,9 @@ class LlamaModel(nn.Module):
         self.final_norm = rms_norm(cfg)
 
     def forward(self, token_ids, cache=None, last_only=False):
-        gradients = torch.set_grad_enabled(cache is None and torch.is_grad_enabled())
-        with gradients, one_pass(self, token_ids, cache) as (cache, positions, mask):
+        learns = cache is None and torch.is_grad_enabled()
+        with one_pass(self, token_ids, cache) as given, torch.set_grad_enabled(learns):
+            cache, positions, mask = given
             x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
             turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
             for layer, block in enumerate(self.trf_blocks):

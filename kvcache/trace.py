@@ -110,8 +110,7 @@ def watch(model, vectors=False):
     """
     calls, noted, places, parameters = [], {}, [], signature(model.forward)
     attends = [part for name, part in model.named_modules() if name.split(".")[-1] == "attend"]
-    right = inside(model) is model and attends
-    need_type(right, "what is watched", model, "pass a model of kvcache that is not compiled")
+    need_type(inside(model) is model and attends, "what is watched", model, "pass one not compiled")
 
     def before(model, args, kwargs):
         given = parameters.bind(*args, **kwargs).arguments

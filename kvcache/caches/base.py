@@ -130,17 +130,18 @@ def one_pass(model, token_ids, cache):
     """
     n_past = getattr(cache, "n_tokens", 0)
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    made = made_for(model.cfg, model.tok_emb.weight)
     if cache is not None:
         check_fit(cache, model)
     else:
         cache = NoCache(model.cfg, len(token_ids))
     try:
         yield cache, *cache.begin(token_ids)
+        cache.end(token_ids)
     except BaseException:
         cache.crop(n_past)
         raise
-    cache.end(token_ids)
-    cache.made_for = made_for(model.cfg, model.tok_emb.weight)  # from now on
+    cache.made_for = made
 
 
 def check_fit(cache, model):

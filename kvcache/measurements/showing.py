@@ -27,8 +27,7 @@ def measured(experiment, table=True):
     if the record is of other code, or does not bear out a claim.
     """
     mode = os.environ.get("KVCACHE_MEASUREMENTS") or "live"
-    right = mode in ("live", "record", "renew")
-    need(right, f"KVCACHE_MEASUREMENTS is {mode!r}", "leave it unset, or say record")
+    need(mode in ("live", "record", "renew"), f"KVCACHE_MEASUREMENTS is {mode!r}", "leave it unset")
     record = recorded(experiment.name)
     if mode == "record":
         check(experiment, record)
