@@ -36,7 +36,7 @@ def check_number(name, number, low, high):
 
 
 def set_sizes(config, names, least=1):
-    """Check some sizes of a frozen dataclass, and make them Python's integers."""
+    """Make some sizes of a frozen dataclass Python's integers. Raises what `check_size` raises."""
     for name in names:
         object.__setattr__(config, name, check_size(name, getattr(config, name), least))
 

@@ -17,8 +17,8 @@ def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
 
     token_ids (batch, n_tokens) -> (batch, n_tokens + max_new_tokens)
 
-    Greedy by default: always the most likely token. For `options` and the errors raised see
-    `stream`, which does the work.
+    Greedy by default: always the most likely token. For `options` see `stream`, which does the
+    work. Raises what `stream` raises.
     """
     new_tokens = list(stream(model, token_ids, max_new_tokens, use_cache, **options))
     return torch.cat([token_ids, *new_tokens], dim=1)
@@ -73,7 +73,10 @@ def inside(model):
 
 @torch.no_grad()
 def next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes):
-    """The loop for a model that is handed its cache: nothing to reset."""
+    """The loop for a model that is handed its cache: nothing to reset.
+
+    Raises RuntimeError if somebody else uses that cache meanwhile.
+    """
     step_input = token_ids  # the whole prompt
     for _ in range(max_new_tokens):
         if cache is not None and cache.n_changes != n_changes:
@@ -87,6 +90,7 @@ def next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes)
 
 @torch.no_grad()
 def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
+    """The loop. Raises RuntimeError if somebody else uses the model's cache meanwhile."""
     if use_cache:  # CACHE 5
         model.reset_kv_cache()  # CACHE 5
         own_cache = model.stored()  # CACHE 5: to notice others who use it
@@ -155,6 +159,8 @@ def pad_left(prompts):
     prompts    the token ids of each: a tensor (n_tokens,) or a list
     token_ids  (batch, longest)
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
+
+    Raises ValueError if there is no prompt, or one that is empty or not a row of whole numbers.
     """
     prompts = [
         torch.as_tensor(prompt, device=getattr(prompt, "device", "cpu")) for prompt in prompts

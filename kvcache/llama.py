@@ -26,6 +26,8 @@ class LlamaConfig(GPTConfig):
     hidden_dim  numbers inside the feed-forward
     rope_base   how slowly the slowest pair of numbers turns
     norm_eps    what RMSNorm adds before it divides
+
+    Raises ValueError for sizes that cannot be built.
     """
 
     n_kv_heads: int
@@ -118,6 +120,7 @@ class LlamaModel(nn.Module):
     """Token ids in, a score for every possible next token out; see optimized.GPTModel.
 
     The output head is the embedding's table, as in SmolLM2. With a cache no gradients are kept.
+    Raises TypeError or ValueError as that does.
     """
 
     def __init__(self, cfg):

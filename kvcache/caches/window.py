@@ -14,6 +14,8 @@ class SlidingWindowCache(Cache):
     Its memory is fixed, but for a pass over several tokens: the keys and values of their chunk wait
     for the end of the pass. Read a long prompt in pieces. Once the ring has been round, `crop` can
     take back one token only: for an earlier one it has let go of what that one would look at.
+
+    Raises ValueError for a window or a batch size that cannot be.
     """
 
     def __init__(self, cfg, window, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"):
