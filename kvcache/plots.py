@@ -54,16 +54,24 @@ class Plot:
         return f'<div style="max-width: 30em">{svg.replace("<svg ", label, 1)}</div>'
 
 
-def lines(curves, xlabel, ylabel, description, styles=OTHERS):
+def lines(curves, xlabel, ylabel, description, styles=OTHERS, log=False):
     """Curves over a common axis, with a legend above where there are several.
 
     curves  [(label, x, y), ...], in the order of the styles: CACHES, LIMITS or OTHERS
+    log     whether equal steps up are doublings; else the axis begins at 0
     """
     with plt.rc_context({**STYLE, "axes.prop_cycle": styles}):
         figure, axes = plt.subplots()
         for label, x, y in curves:
             axes.plot(x, y, label=label)
-        axes.set(xlabel=fill(xlabel, WIDE), ylabel=fill(ylabel, HIGH), ylim=(0, None))
+        axes.set(xlabel=fill(xlabel, WIDE), ylabel=fill(ylabel, HIGH))
+        if log:
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            # A little room below: a curve at 0 does not lie on the axis.
+            top = axes.get_ylim()[1]
+            axes.set_ylim(-0.04 * top, top)
         if len(curves) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
