@@ -7,6 +7,7 @@ colours. All else is purple, or has the colour of the text. Lines and hatches te
 import html
 import io
 import re
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 
@@ -23,6 +24,7 @@ STYLE = {
     "savefig.transparent": True,
     "svg.fonttype": "none",
 }
+WIDE, HIGH = 45, 33  # letters of a line along each axis; more would leave the picture
 
 # Without a cache, with one; and once more, of another kind.
 CACHES = plt.cycler(color=[RECOMPUTED, REUSED] * 2, linestyle=["--", "-", ":", "-."])
@@ -52,16 +54,24 @@ class Plot:
         return f'<div style="max-width: 30em">{svg.replace("<svg ", label, 1)}</div>'
 
 
-def lines(curves, xlabel, ylabel, description, styles=OTHERS):
+def lines(curves, xlabel, ylabel, description, styles=OTHERS, log=False):
     """Curves over a common axis, with a legend above where there are several.
 
     curves  [(label, x, y), ...], in the order of the styles: CACHES, LIMITS or OTHERS
+    log     whether equal steps up are doublings; else the axis begins at 0
     """
     with plt.rc_context({**STYLE, "axes.prop_cycle": styles}):
         figure, axes = plt.subplots()
         for label, x, y in curves:
             axes.plot(x, y, label=label)
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+        axes.set(xlabel=fill(xlabel, WIDE), ylabel=fill(ylabel, HIGH))
+        if log:
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            # A little room below: a curve at 0 does not lie on the axis.
+            top = axes.get_ylim()[1]
+            axes.set_ylim(-0.04 * top, top)
         if len(curves) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
@@ -93,7 +103,7 @@ def bars(rows, xlabel, description, colours=()):
             bar = axes.barh(row, value, 0.4, fill=False, edgecolor=colour, hatch=hatch, linewidth=2)
             number = f"{value:,.1f}"
             axes.bar_label(bar, [number], padding=6)
-            axes.text(0, row - 0.3, label)
+            axes.annotate(label, (0, row - 0.3), (4, 0), textcoords="offset points")
             description += f" {label}: {number}."
-        axes.set(xlabel=xlabel, yticks=[], ylim=(len(rows) - 0.6, -0.8))
+        axes.set(xlabel=fill(xlabel, WIDE), yticks=[], ylim=(len(rows) - 0.6, -0.8))
     return Plot(figure, description)
