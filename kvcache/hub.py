@@ -24,7 +24,6 @@ SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
 
 # Parts of our names and of the hub's; replaced in this order.
 LLAMA_NAMES = (
-    ("", "model."),
     ("trf_blocks.", "layers."),
     ("att.W_query", "self_attn.q_proj"),
     ("att.W_key", "self_attn.k_proj"),
@@ -51,7 +50,6 @@ LLAMA_SIZES = (
     ("norm_eps", "rms_norm_eps"),
 )
 GPT2_NAMES = (
-    ("", "transformer."),
     ("trf_blocks.", "h."),
     ("att.qkv", "attn.c_attn"),
     ("att.out_proj", "attn.c_proj"),
@@ -150,7 +148,7 @@ def llama_from(theirs):
     need(head_dim == cfg.head_dim, f"its head_dim is {head_dim}", f"ours is {cfg.head_dim} only")
     with torch.device("meta"):
         model = LlamaModel(cfg)
-    weights = renamed(theirs.state_dict(), LLAMA_NAMES)
+    weights = renamed(theirs, LLAMA_NAMES)
     return filled(model, weights, theirs, assign=True).requires_grad_(False)
 
 
@@ -198,12 +196,13 @@ def filled(model, state_dict, theirs, **options):
     return model
 
 
-def renamed(weights, names):
+def renamed(theirs, names):
     """A state dict with our names in place of theirs. The output head is the embedding's table."""
     state_dict = {}
-    for name, tensor in weights.items():
-        for ours, theirs in names:
-            name = name.replace(theirs, ours)
+    for name, tensor in theirs.state_dict().items():
+        name = name.removeprefix(f"{theirs.base_model_prefix}.")
+        for ours, old in names:
+            name = name.replace(old, ours)
         if name != "lm_head.weight":
             state_dict[name] = tensor
     return state_dict
@@ -236,7 +235,7 @@ def gpt_from(theirs, model_class):
     cfg = GPTConfig(*(settings[name] for name in names), qkv_bias=True)
     model = model_class(cfg)
     state_dict = {}
-    for name, tensor in renamed(theirs.state_dict(), GPT2_NAMES).items():
+    for name, tensor in renamed(theirs, GPT2_NAMES).items():
         if "norm" in name:
             name = name.replace("weight", "scale").replace("bias", "shift")
         elif "trf_blocks" in name:

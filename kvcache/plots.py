@@ -24,7 +24,6 @@ STYLE = {
     "savefig.transparent": True,
     "svg.fonttype": "none",
 }
-WIDE, HIGH = 45, 33  # letters of a line along each axis; more would leave the picture
 
 # Without a cache, with one; and once more, of another kind.
 CACHES = plt.cycler(color=[RECOMPUTED, REUSED] * 2, linestyle=["--", "-", ":", "-."])
@@ -54,24 +53,18 @@ class Plot:
         return f'<div style="max-width: 30em">{svg.replace("<svg ", label, 1)}</div>'
 
 
-def lines(curves, xlabel, ylabel, description, styles=OTHERS, log=False):
+def lines(curves, xlabel, ylabel, description, styles=OTHERS):
     """Curves over a common axis, with a legend above where there are several.
 
     curves  [(label, x, y), ...], in the order of the styles: CACHES, LIMITS or OTHERS
-    log     whether equal steps up are doublings; else the axis begins at 0
     """
     with plt.rc_context({**STYLE, "axes.prop_cycle": styles}):
         figure, axes = plt.subplots()
         for label, x, y in curves:
             axes.plot(x, y, label=label)
-        axes.set(xlabel=fill(xlabel, WIDE), ylabel=fill(ylabel, HIGH))
-        if log:
-            axes.set_yscale("log", base=2)
-            axes.yaxis.set_major_formatter("{x:g}")
-        else:
-            # A little room below: a curve at 0 does not lie on the axis.
-            top = axes.get_ylim()[1]
-            axes.set_ylim(-0.04 * top, top)
+        # So many letters fit along each axis; a little room below, for a curve at 0.
+        axes.set(xlabel=fill(xlabel, 45), ylabel=fill(ylabel, 33))
+        axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
         if len(curves) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
@@ -105,5 +98,5 @@ def bars(rows, xlabel, description, colours=()):
             axes.bar_label(bar, [number], padding=6)
             axes.annotate(label, (0, row - 0.3), (4, 0), textcoords="offset points")
             description += f" {label}: {number}."
-        axes.set(xlabel=fill(xlabel, WIDE), yticks=[], ylim=(len(rows) - 0.6, -0.8))
+        axes.set(xlabel=fill(xlabel, 45), yticks=[], ylim=(len(rows) - 0.6, -0.8))
     return Plot(figure, description)

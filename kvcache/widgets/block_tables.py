@@ -26,8 +26,7 @@ def block_shot(pages, label, sequences):
             labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]
             blocks[block]["users"].append(name)
             blocks[block]["tokens"] = max(blocks[block]["tokens"], labels, key=len)
-    now = {"blocks": blocks, "tables": tables, "lengths": lengths}
-    return {"label": label, "size": size, **now}
+    return {"label": label, "size": size, "blocks": blocks, "tables": tables, "lengths": lengths}
 
 
 class BlockTables(Figure):
