@@ -32,7 +32,7 @@ def row(record, asked):
     if record.rounds:
         n_rounds = max(len(samples) for samples in record.rounds.values())
         sure = max(record.error(name) for name in record.rounds)
-        when[-1] = f"{n_rounds} rounds, ± {sure:.1%}"
+        when[-1] = f"{n_rounds} rounds, ± {sure:.1%}"
     link = f'<a href="{file}">{record.experiment.replace("_", " ")}</a>'
     return [link, asked, told_in(record.experiment), ", ".join(filter(None, when))]
 

@@ -38,8 +38,8 @@ def display_math(writer, node):
 
 def open_table(writer, node):
     """A table that scrolls can be reached by key."""
-    writer.body.append('<div class="pst-scrollable-table-container" tabindex="0">')
-    writer.body.append(writer.starttag(node, "table", CLASS="table"))
+    writer.body.append('<div class="pst-scrollable-table-container mb-3" tabindex="0">')
+    writer.body.append(writer.starttag(node, "table", CLASS="table mb-0"))
     writer._table_row_indices.append(0)
 
 

@@ -126,7 +126,7 @@ class GPTModel(nn.Module):
         ]
 
     def check_cache(self, token_ids):  # CACHE 4
-        """Refuse what the cache cannot take, before any layer stores anything."""
+        """Raise ValueError for what the cache cannot take, before any layer stores anything."""
         need(not self.training, "the model is in training mode", "call model.eval() first")
         remedy = "call model.reset_kv_cache() first"
         need(not self.unfinished, "the last call with the cache did not come to its end", remedy)

@@ -22,19 +22,21 @@ def need_type(right, name, thing, remedy):
 def check_size(name, size, least=1):
     """A size as an int. Raises ValueError for no whole number, or below `least`. True is none."""
     whole = isinstance(size, Integral) and not isinstance(size, bool)
-    need(whole and size >= least, f"{name} is {size!r}", f"pass a whole number of at least {least}")
+    right = whole and least <= size < 2**63
+    need(right, f"{name} is {size!r}", f"pass a whole number of at least {least}")
     return int(size)  # an integer of NumPy may have 32 bits, and wrap
 
 
 def check_number(name, number, low, high):
     """A number as a float. Raises ValueError unless low <= number < high."""
-    right = isinstance(number, Real) and not isinstance(number, bool) and low <= number < high
+    right = isinstance(number, Real) and not isinstance(number, bool)
+    right = right and low <= number < min(high, 1e308)
     need(right, f"{name} is {number!r}", f"choose {low:.3g} <= {name} < {high:.3g}")
     return float(number)
 
 
 def set_sizes(config, names, least=1):
-    """Check some sizes of a frozen dataclass, and make them Python's integers."""
+    """Make some sizes of a frozen dataclass Python's integers. Raises what `check_size` raises."""
     for name in names:
         object.__setattr__(config, name, check_size(name, getattr(config, name), least))
 

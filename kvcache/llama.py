@@ -26,6 +26,8 @@ class LlamaConfig(GPTConfig):
     hidden_dim  numbers inside the feed-forward
     rope_base   how slowly the slowest pair of numbers turns
     norm_eps    what RMSNorm adds before it divides
+
+    Raises ValueError for sizes that cannot be built.
     """
 
     n_kv_heads: int
@@ -118,6 +120,7 @@ class LlamaModel(nn.Module):
     """Token ids in, a score for every possible next token out; see optimized.GPTModel.
 
     The output head is the embedding's table, as in SmolLM2. With a cache no gradients are kept.
+    Raises TypeError or ValueError as that does.
     """
 
     def __init__(self, cfg):
@@ -128,8 +131,9 @@ class LlamaModel(nn.Module):
         self.final_norm = rms_norm(cfg)
 
     def forward(self, token_ids, cache=None, last_only=False):
-        gradients = torch.set_grad_enabled(cache is None and torch.is_grad_enabled())
-        with gradients, one_pass(self, token_ids, cache) as (cache, positions, mask):
+        learns = cache is None and torch.is_grad_enabled()
+        with one_pass(self, token_ids, cache) as given, torch.set_grad_enabled(learns):
+            cache, positions, mask = given
             x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
             turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
             for layer, block in enumerate(self.trf_blocks):

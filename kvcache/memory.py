@@ -100,7 +100,10 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 
 
 def weight_bytes(shape, dtype="bfloat16"):
-    """Bytes of a ModelShape's weights, with the scales of int8 and int4."""
+    """Bytes of a ModelShape's weights, with the scales of int8 and int4.
+
+    Raises ValueError for a dtype that is unknown.
+    """
     bits, has_scales = _format(dtype)
     return (shape.n_parameters * bits + 7) // 8 + 2 * has_scales * -(-shape.n_parameters // 32)
 

@@ -7,6 +7,7 @@ colours. All else is purple, or has the colour of the text. Lines and hatches te
 import html
 import io
 import re
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 
@@ -61,7 +62,9 @@ def lines(curves, xlabel, ylabel, description, styles=OTHERS):
         figure, axes = plt.subplots()
         for label, x, y in curves:
             axes.plot(x, y, label=label)
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+        # So many letters fit along each axis; a little room below, for a curve at 0.
+        axes.set(xlabel=fill(xlabel, 45), ylabel=fill(ylabel, 33))
+        axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
         if len(curves) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
@@ -93,7 +96,7 @@ def bars(rows, xlabel, description, colours=()):
             bar = axes.barh(row, value, 0.4, fill=False, edgecolor=colour, hatch=hatch, linewidth=2)
             number = f"{value:,.1f}"
             axes.bar_label(bar, [number], padding=6)
-            axes.text(0, row - 0.3, label)
+            axes.annotate(label, (0, row - 0.3), (4, 0), textcoords="offset points")
             description += f" {label}: {number}."
-        axes.set(xlabel=xlabel, yticks=[], ylim=(len(rows) - 0.6, -0.8))
+        axes.set(xlabel=fill(xlabel, 45), yticks=[], ylim=(len(rows) - 0.6, -0.8))
     return Plot(figure, description)

@@ -66,7 +66,9 @@ def time_generation(model, token_ids, max_new_tokens, repeats=3, make_cache=None
     """Generate some times over, and take the time of each token; returns a Timing.
 
     make_cache  makes an empty cache for each repeat; None: the model is handed none
-    options     of `stream`, which says what is raised
+    options     of `stream`
+
+    Raises ValueError for a number of repeats that cannot be, and what `stream` raises.
     """
     rounds = []
     for _ in range(check_size("repeats", repeats)):

@@ -27,8 +27,7 @@ def load_tokenizer():
 
 def encode(text, device="cpu"):
     """The token ids of a text as a model takes them, (1, n_tokens). No mark in it is special."""
-    token_ids = load_tokenizer().encode_ordinary(text)
-    return torch.tensor([token_ids], dtype=torch.int64, device=device)
+    return torch.tensor([load_tokenizer().encode_ordinary(text)], dtype=torch.int64, device=device)
 
 
 def decode(token_ids):

@@ -106,12 +106,12 @@ def watch(model, vectors=False):
     A layer computes the keys of the tokens that the model is given, and asks as many queries. What
     else its `attend` finds comes from a cache.
 
-    Raises TypeError for a model without such a module, ValueError, at the call, for a larger batch.
+    Raises TypeError for a model without such a module. At the call: ValueError for a larger batch,
+    RuntimeError for a cache that hands over other keys than it tells of.
     """
     calls, noted, places, parameters = [], {}, [], signature(model.forward)
     attends = [part for name, part in model.named_modules() if name.split(".")[-1] == "attend"]
-    right = inside(model) is model and attends
-    need_type(right, "what is watched", model, "pass a model of kvcache that is not compiled")
+    need_type(inside(model) is model and attends, "what is watched", model, "pass one not compiled")
 
     def before(model, args, kwargs):
         given = parameters.bind(*args, **kwargs).arguments

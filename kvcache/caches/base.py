@@ -30,6 +30,8 @@ class Cache:
     `n_tokens` counts the tokens stored in each row, with those that fill it up. What `update` gets
     it stores as the tokens from number `n_tokens` on, in place of any that are there already.
     `n_changes` counts the passes and crops, so that a stream notices those of others.
+
+    Raises ValueError for a batch size that cannot be, or an n_pad that does not fit it.
     """
 
     max_tokens = window = None  # a limit that ends the text; how far back a token sees
@@ -61,6 +63,8 @@ class Cache:
         positions  (1 or batch, n_new)
         mask       (1 or batch, 1, n_new, n_keys), True where a query may look. None says it for
                    the causal order: each token looks at itself and at all that is before it.
+
+        Raises ValueError if they cannot be stored.
         """
         n_rows, n_new = token_ids.shape
         self.check(n_rows, n_new)
@@ -126,25 +130,31 @@ def one_pass(model, token_ids, cache):
     """What a model does around its layers: check what it was given, ask the cache, let it count.
 
     Gives the cache, the positions and the mask. None as a cache becomes one that keeps nothing.
-    Whatever ends the pass early, all is as it was.
+    Whatever ends the pass early, all is as it was. Raises TypeError or ValueError, before any work,
+    for token ids or a cache that the model cannot take.
     """
     n_past = getattr(cache, "n_tokens", 0)
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
+    made = made_for(model.cfg, model.tok_emb.weight)
     if cache is not None:
         check_fit(cache, model)
     else:
         cache = NoCache(model.cfg, len(token_ids))
     try:
         yield cache, *cache.begin(token_ids)
+        cache.end(token_ids)
     except BaseException:
         cache.crop(n_past)
         raise
-    cache.end(token_ids)
-    cache.made_for = made_for(model.cfg, model.tok_emb.weight)  # from now on
+    cache.made_for = made
 
 
 def check_fit(cache, model):
-    """Refuse what is no cache, or was made for a model of other sizes, dtype or device."""
+    """See whether a model can take a cache.
+
+    Raises TypeError for what is no cache, ValueError for one made for a model of other sizes, dtype
+    or device.
+    """
     remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
     right = hasattr(cache, "begin") and not isinstance(cache, NoCache | type)
     need_type(right, "cache", cache, remedy)

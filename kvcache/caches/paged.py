@@ -17,6 +17,8 @@ class PagedCache:
 
     Each sequence has a table of its blocks. A fork shares the blocks of its parent; who writes
     into a shared block first gets a copy of it. A block that no table has is free again.
+
+    Raises ValueError for sizes that cannot be.
     """
 
     def __init__(self, cfg, n_blocks, block_size=16, dtype=torch.float32, device="cpu"):
@@ -47,7 +49,10 @@ class PagedCache:
         return self.n_made
 
     def fork(self, sequence):
-        """Begin a sequence with all tokens of another, in the same blocks; returns its number."""
+        """Begin a sequence with all tokens of another, in the same blocks; returns its number.
+
+        Raises ValueError if there is no such sequence.
+        """
         self.check(sequence)
         copy = self.add()
         self.lengths[copy] = self.lengths[sequence]
@@ -57,7 +62,10 @@ class PagedCache:
         return copy
 
     def crop(self, sequence, n_tokens):
-        """Take tokens of a sequence back: its first n_tokens stay, and the blocks of these."""
+        """Take tokens of a sequence back: its first n_tokens stay, and the blocks of these.
+
+        Raises ValueError if there is no such sequence, or for more tokens than it has.
+        """
         self.check(sequence)
         self.lengths[sequence] = check_crop(n_tokens, self.lengths[sequence])
         self.n_changes[sequence] += 1
@@ -66,15 +74,22 @@ class PagedCache:
             self.let_go(table.pop())
 
     def free(self, sequence):
-        """Forget a sequence. Blocks that no other one uses can be taken again."""
+        """Forget a sequence. Blocks that no other one uses can be taken again.
+
+        Raises ValueError if there is no such sequence.
+        """
         self.crop(sequence, 0)
         del self.tables[sequence], self.lengths[sequence]
 
     def check(self, sequence):
+        """Raise ValueError if there is no such sequence."""
         need(sequence in self.tables, f"there is no sequence {sequence!r}", "begin one with add()")
 
     def batch(self, sequences):
-        """What a model takes: the cache of these sequences, one for each row."""
+        """What a model takes: the cache of these sequences, one for each row.
+
+        Raises ValueError if one is not there or named twice, or if there are none.
+        """
         sequences = list(sequences)
         for sequence in sequences:
             self.check(sequence)
@@ -87,7 +102,10 @@ class PagedCache:
         return -(-self.lengths[sequence] // self.block_size)
 
     def blocks_needed(self, sequences, n_new):
-        """How many free blocks it takes to give each of these sequences n_new more tokens."""
+        """How many free blocks it takes to give each of these sequences n_new more tokens.
+
+        Raises ValueError if one is not there.
+        """
         needed, written = 0, Counter()  # written: shared blocks, by how many of the sequences
         for sequence in sequences:
             self.check(sequence)
@@ -148,6 +166,7 @@ class PagedBatch(Cache):
         return sum(self.pages.n_changes[sequence] for sequence in self.sequences)
 
     def lengths(self):
+        """The stored tokens of each sequence. Raises ValueError if one was freed."""
         for sequence in self.sequences:
             self.pages.check(sequence)
         return [self.pages.lengths[sequence] for sequence in self.sequences]
@@ -189,12 +208,16 @@ class PagedBatch(Cache):
         return memory[:, self.slots].transpose(2, 3).unbind()
 
     def end(self, token_ids):
+        """All layers have stored these tokens. Raises ValueError if a sequence was freed."""
         lengths = [length + token_ids.shape[1] for length in self.lengths()]
         self.pages.lengths.update(zip(self.sequences, lengths, strict=True))  # of all at once
         self.pages.n_changes.update(self.sequences)
 
     def crop(self, n_tokens):
-        """Take tokens back: of each sequence the first n_tokens stay, or all if it has fewer."""
+        """Take tokens back: of each sequence the first n_tokens stay, or all if it has fewer.
+
+        Raises ValueError for more than the longest one has, or if one was freed.
+        """
         check_crop(n_tokens, self.n_tokens)
         for sequence in self.sequences:
             self.pages.crop(sequence, min(n_tokens, self.pages.lengths[sequence]))

@@ -12,6 +12,8 @@ class QuantizedCache(Cache):
     A number x of a vector is stored as round(x / scale), with scale = max|vector| / 127 (8 bits)
     or / 7 (4 bits): what comes back differs from x by at most half a scale. Everything is read
     back through the scales, the newest token too: how the text is cut makes no difference.
+
+    Raises ValueError for sizes or bits that cannot be.
     """
 
     def __init__(self, cfg, max_tokens, bits=8, batch_size=1, n_pad=None, device="cpu"):

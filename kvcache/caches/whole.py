@@ -7,7 +7,10 @@ from .base import Cache, buffers
 
 
 class ConcatCache(Cache):
-    """Makes a longer copy of everything for each new token, as the model in `cached.py` does."""
+    """Makes a longer copy of everything for each new token, as the model in `cached.py` does.
+
+    Raises ValueError for what `Cache` refuses.
+    """
 
     def __init__(self, cfg, batch_size=1, n_pad=None):
         super().__init__(cfg, batch_size, n_pad)
@@ -28,7 +31,7 @@ class ConcatCache(Cache):
 class PreallocatedCache(Cache):
     """Takes all its memory at the start, and writes each new token in its place.
 
-    max_tokens  in each row; more raise ValueError
+    max_tokens  in each row; more raise ValueError, as a size does that cannot be
     """
 
     def __init__(

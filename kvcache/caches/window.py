@@ -14,6 +14,8 @@ class SlidingWindowCache(Cache):
     Its memory is fixed, but for a pass over several tokens: the keys and values of their chunk wait
     for the end of the pass. Read a long prompt in pieces. Once the ring has been round, `crop` can
     take back one token only: for an earlier one it has let go of what that one would look at.
+
+    Raises ValueError for a window or a batch size that cannot be.
     """
 
     def __init__(self, cfg, window, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"):
@@ -42,15 +44,14 @@ class SlidingWindowCache(Cache):
     def end(self, token_ids):
         past, end = self.n_tokens, self.n_tokens + token_ids.shape[1]
         last = torch.arange(max(past, end - self.window), end, device=token_ids.device)
-        slots, n_last = last % self.window, len(last)
-        rings = []
+        slots, n_last, rings = last % self.window, len(last), []
         with torch.inference_mode(False), torch.no_grad():  # so that any mode can write into them
             for ring, new in self.chunk:
                 rings.append(ring.index_copy(2, slots, new[:, :, -n_last:].to(ring.dtype)))
         if rings:  # all at once: an interruption leaves the old ones
             self.keys, self.values = rings[0::2], rings[1::2]
         self.chunk, self.n_written = [], max(self.n_written, end)
-        super().end(token_ids)
+        self.n_tokens, self.n_changes = end, self.n_changes + 1
 
     def crop(self, n_tokens):
         check_crop(n_tokens, self.n_tokens)

@@ -79,7 +79,7 @@ class Experiment:
                  at least one, however far apart they are.
 
         Raises UnsteadyError if the rounds are still too far apart after `most` of them, or if not
-        even one round was done after twice the seconds.
+        even one round was done after twice the seconds; RuntimeError for what has no steps.
         """
         start = time.perf_counter()
         with tqdm(desc=f"{self.name}, preparing", unit=" steps", leave=False) as progress:
@@ -101,7 +101,7 @@ class Experiment:
         return replace(record, took=round(time.perf_counter() - start, 1))
 
     def enough(self, record, seconds, spent):
-        """Whether the rounds so far suffice."""
+        """Whether the rounds so far suffice. Raises UnsteadyError if there were enough in vain."""
         n_rounds = len(next(iter(record.rounds.values())))
         if seconds is not None:  # one more round would take too long
             return n_rounds > 0 and spent + spent / n_rounds > seconds
@@ -125,7 +125,10 @@ class UnsteadyError(RuntimeError):
 
 
 def one_round(timed, turn, device, progress, until=math.inf, most=None):
-    """(seconds of each step, what each step gave), by name; at most `most` steps of each."""
+    """(seconds of each step, what each step gave), by name; at most `most` steps of each.
+
+    Raises UnsteadyError if it is not done by the time `until`, RuntimeError for what has no steps.
+    """
     running = {name: islice(begin(), most) for name, begin in timed.items()}
     seconds, gave = {name: [] for name in timed}, {}
     while running:

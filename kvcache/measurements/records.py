@@ -93,7 +93,10 @@ def read(path):
 
 
 def records(name="*", folder=FOLDER):
-    """All records, or those of one experiment: the CPU's first, then by device and name."""
+    """All records, or those of one experiment: the CPU's first, then by device and name.
+
+    Raises what `read` raises.
+    """
     found = [read(path) for path in sorted(Path(folder).glob(f"*/{name}.json"))]
     return sorted(found, key=lambda record: (record.device != "cpu", record.device))
 
@@ -101,7 +104,7 @@ def records(name="*", folder=FOLDER):
 def recorded(name, folder=FOLDER):
     """The CPU's record of an experiment, which the text tells.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if there is none, and what `read` raises.
     """
     path = Path(folder) / "cpu" / f"{name}.json"
     need(path.is_file(), f"no record of {name}", f"make measure NAME={name}", FileNotFoundError)

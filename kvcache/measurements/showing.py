@@ -24,11 +24,10 @@ def measured(experiment, table=True):
     table  whether the records of several machines are shown side by side
 
     In a reader's kernel it also measures, and shows both. Raises ValueError while the book is built
-    if the record is of other code, or does not bear out a claim.
+    if the record is of other code, or does not bear out a claim, and what `recorded` raises.
     """
     mode = os.environ.get("KVCACHE_MEASUREMENTS") or "live"
-    right = mode in ("live", "record", "renew")
-    need(right, f"KVCACHE_MEASUREMENTS is {mode!r}", "leave it unset, or say record")
+    need(mode in ("live", "record", "renew"), f"KVCACHE_MEASUREMENTS is {mode!r}", "leave it unset")
     record = recorded(experiment.name)
     if mode == "record":
         check(experiment, record)
@@ -40,13 +39,16 @@ def measured(experiment, table=True):
 
 
 def on_record(name):
-    """The CPU's record of an experiment of another chapter; shows where it comes from."""
+    """The CPU's record of an experiment of another chapter; shows where it comes from.
+
+    Raises what `recorded` raises.
+    """
     display(Shown(records(name), table=False))
     return recorded(name)
 
 
 def check(experiment, record):
-    """Refuse a record of other code, or one that contradicts a claim."""
+    """Raise ValueError for a record of other code, or one that contradicts a claim."""
     remedy = f"make measure NAME={experiment.name}"
     what = f"the record of {experiment.name}"
     need(record.code == experiment.code(), f"{what} is of other code", remedy)

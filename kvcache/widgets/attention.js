@@ -41,6 +41,7 @@ function checked(data) {
 /** @param {Data} data @param {HTMLElement} el */
 function draw({ words, runs }, el) {
   let [stage, token, step] = [1, 0, words.length];
+  let wanted = token; // also while the text is too short for it
   const cells = new Map(); // the buttons, by place: "keys,0,2"
   const speech = announcer();
   const told = announcer();
@@ -55,9 +56,9 @@ function draw({ words, runs }, el) {
     },
     name: (at, of) => `stage ${at} of ${of}: ${STAGES[at - 1].name}`,
   });
-  const tokens = picker("Token", words, (at) => choose(at, Math.max(step, at + 1)));
+  const tokens = picker("Token", words, (at) => choose((wanted = at), Math.max(step, at + 1)));
   const steps = words.map((_, i) => `step ${i + 1}: ${words.slice(0, i + 1).join(" ")}`);
-  const texts = picker("Text", steps, (at) => choose(Math.min(token, at), at + 1));
+  const texts = picker("Text", steps, (at) => choose(Math.min(wanted, at), at + 1));
   const mask = make("input", { type: "checkbox", checked: true, onchange: update });
   const marks = [..."+=≠"].map((sign) => make("li", {}, box("span", sign), MARKS[sign][1]));
   el.replaceChildren(
@@ -137,7 +138,9 @@ function draw({ words, runs }, el) {
       onpointermove: show,
       onkeydown(event) {
         const by = arrow(event);
-        if (by) cells.get(String([name, r + by[0], c + by[1]]))?.focus();
+        if (!by) return;
+        const last = now()[name][r].length - 1;
+        cells.get(String([name, r + by[0], Math.min(last, Math.max(0, c + by[1]))]))?.focus();
       },
     };
     const button = box("button", sign, attributes, numberAt(name, r, c));

@@ -32,8 +32,8 @@ class Attention(Figure):
         words, tables = self.data["words"], self.data["runs"][1][-1]
         rows = [("weights of", *(f"on {word}" for word in words), "context")]
         for word, weights, context in zip(words, tables["weights"], tables["context"], strict=True):
-            in_words = ", ".join(f"{number:.2f}" for number in context)
-            rows.append((word, *(f"{weight:.2f}" for weight in weights), in_words))
+            in_words = ", ".join(f"{n:.2f}" for n in context)
+            rows.append((word, *(f"{n:.2f}" for n in weights), in_words))
         return table(f"Attention at step {len(words)}, with a causal mask", rows)
 
 

@@ -29,7 +29,7 @@ function draw({ size, shots }, el) {
   const speech = announcer();
   const sequences = make("ul");
   const memory = make("div", { class: "tff-blocks" });
-  const slots = Array.from({ length: size }, (_, i) => `slot ${i + 1}`);
+  const slots = Array.from({ length: size }, (_, i) => `slot ${i}`);
   const controls = stepControls({ count: shots.length, step: 1, onStep: show, speech });
   const marks = shots.map((shot, i) => shot.blocks.map((_, block) => marksOf(block, shot, shots[i - 1], size)));
   const used = Object.entries(MEANING).filter(([letter]) => marks.flat(2).includes(letter));

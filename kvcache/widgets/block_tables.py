@@ -19,15 +19,14 @@ def block_shot(pages, label, sequences):
     for name, (sequence, token_ids) in sequences.items():
         pages.check(sequence)
         lengths[name] = length = pages.lengths[sequence]
-        problem = f"{name} stores {length} tokens, {len(token_ids)} ids were given"
-        need(len(token_ids) >= length, problem, "give all of them")
+        n_given = f"{len(token_ids)} ids were given"
+        need(len(token_ids) >= length, f"{name} stores {length} tokens, {n_given}", "give all")
         tables[name] = pages.tables[sequence][:]
         for i, block in enumerate(tables[name]):
             labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]
             blocks[block]["users"].append(name)
             blocks[block]["tokens"] = max(blocks[block]["tokens"], labels, key=len)
-    now = {"blocks": blocks, "tables": tables, "lengths": lengths}
-    return {"label": label, "size": size, **now}
+    return {"label": label, "size": size, "blocks": blocks, "tables": tables, "lengths": lengths}
 
 
 class BlockTables(Figure):

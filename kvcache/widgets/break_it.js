@@ -108,13 +108,15 @@ function table(run, at) {
     "key of",
     keys.map((key) => key.label),
     [
-      ...run.steps.slice(0, at).map((step, s) =>
-        row(
+      ...run.steps.map((step, s) => {
+        const line = row(
           `step ${s + 1}`,
           keys.map((_, i) => mark(step.keys[i]?.mark)),
           s + 1 === at,
-        ),
-      ),
+        );
+        line.style.visibility = s < at ? "" : "hidden"; // it keeps its place
+        return line;
+      }),
       row(
         "text",
         keys.map((key, i) =>

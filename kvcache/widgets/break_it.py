@@ -16,7 +16,7 @@ class BreakIt(Figure):
     runs       {name of the bug: (calls, start)}: what `trace.watch` recorded, and the number (from
                0) of the call that is the prefill of the text to show; earlier ones are other texts
 
-    Raises ValueError for no runs, or for a run without calls to show.
+    Raises ValueError for no runs, or for a run without calls to show, and what `stream` raises.
     """
 
     def __init__(self, reference, runs, **kwargs):

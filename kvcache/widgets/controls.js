@@ -169,7 +169,10 @@ export function announcer() {
 
 /** A box that scrolls sideways by itself, also by keyboard. */
 export function scrolling(label, ...children) {
-  return make("div", { class: "tff-scroll", tabindex: 0, role: "group", "aria-label": label }, ...children);
+  const more = () => box.toggleAttribute("data-more-left", box.scrollLeft > 4);
+  const attributes = { class: "tff-scroll", tabindex: 0, role: "group", "aria-label": label, onscroll: more };
+  const box = make("div", attributes, ...children);
+  return box;
 }
 
 /** A number of things, in words: "1 token", "2 tokens". @param {number | bigint} n @param {string} thing */
@@ -189,9 +192,16 @@ export function shown(number, digits = 2) {
   return number.toFixed(digits).replace("-", "−");
 }
 
-/** Where an arrow key points to: rows down and columns to the right, or null. */
+/** Where a key leads to: rows down and columns to the right, without end for Home and End; or null. */
 export function arrow(event) {
-  const by = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key];
+  const by = {
+    ArrowDown: [1, 0],
+    ArrowUp: [-1, 0],
+    ArrowRight: [0, 1],
+    ArrowLeft: [0, -1],
+    Home: [0, -Infinity],
+    End: [0, Infinity],
+  }[event.key];
   if (by) event.preventDefault();
   return by ?? null;
 }

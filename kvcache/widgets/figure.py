@@ -25,6 +25,8 @@ class Figure(anywidget.AnyWidget):
     """A widget that shows `data` and needs no kernel: all interaction runs in the browser.
 
     A subclass in x.py has its ES module in x.js, fills `data`, and draws itself once in `still`.
+
+    Raises ValueError for a number in `data` that is infinite or NaN.
     """
 
     _css = (FOLDER / "figure.css").read_text(encoding="utf-8")
@@ -44,7 +46,10 @@ class Figure(anywidget.AnyWidget):
         super().__init__(**kwargs)
 
     def still(self):
-        """SVG of a telling state, for readers without JavaScript and for print."""
+        """SVG of a telling state, for readers without JavaScript and for print.
+
+        A subclass draws it; without that it raises NotImplementedError.
+        """
         raise NotImplementedError
 
     def _ipython_display_(self, **_):

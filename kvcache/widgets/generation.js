@@ -99,7 +99,7 @@ function bar(name, probability, chosen) {
 }
 
 function percent(probability) {
-  return probability && probability < 0.001 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
+  return probability && probability < 0.001 ? "< 0.1%" : `${(100 * probability).toFixed(1)}%`;
 }
 
 export default figure("Generation", checked, draw);

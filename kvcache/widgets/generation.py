@@ -50,5 +50,5 @@ class Generation(Figure):
         for number, step in enumerate(self.data["steps"], start=1):
             reads = (step[name] for name in ("first", "again", "kept"))
             writes, likely = (step[name][step["chosen"]] for name in ("best", "probabilities"))
-            rows.append((number, *reads, writes, f"{100 * likely:.1f} %"))
+            rows.append((number, *reads, writes, f"{100 * likely:.1f}%"))
         return table("Generation: what each step reads", rows)

@@ -48,10 +48,22 @@ function longestContext(of, format, weights) {
   return each ? Number(of.window + (free - full) / each) : Infinity;
 }
 
-function size(bytes) {
+/** A number of bytes in its unit, to two digits after the point. */
+function inUnit(bytes) {
   let [value, unit] = [Number(bytes), 0];
   for (; value >= 999.5 && unit < 9; unit++) value /= 1024;
-  return `${+value.toPrecision(3)} ${["", ..."KMGTPEZYR"][unit]}${unit ? "iB" : "B"}`;
+  return { value: Math.round(100 * value) / 100, unit };
+}
+
+function size(bytes) {
+  const { value, unit } = inUnit(bytes);
+  return `${value} ${["", ..."KMGTPEZYR"][unit]}${unit ? "iB" : "B"}`;
+}
+
+/** As it is read in `size`: what was rounded alike adds up. */
+function rounded(bytes) {
+  const { value, unit } = inUnit(bytes);
+  return value * 1024 ** unit;
 }
 
 /** What a field must be, beside a whole number, given the fields before it; "" if it is. @param {Sizes} of */
@@ -139,7 +151,8 @@ function draw({ lists }, el) {
     const over = weights + cache - of.memory_bytes;
     const fits = over <= 0n;
     const gpu = size(of.memory_bytes);
-    const verdict = fits ? `fit into ${gpu}` : `are ${size(over)} too much for ${gpu}`;
+    const tooMuch = rounded(weights) + rounded(cache) - rounded(of.memory_bytes);
+    const verdict = fits ? `fit into ${gpu}` : `are ${tooMuch > 0 ? size(tooMuch) : "a little"} too much for ${gpu}`;
     const madeFor = `${name} is made for at most ${counted(limit, "token")}`;
     const each = of.batch_size > 1n ? ` in each of ${grouped(of.batch_size)} texts` : "";
     const fitting =
@@ -148,14 +161,17 @@ function draw({ lists }, el) {
         : longest === 0
           ? "not one token fits beside the weights"
           : `${counted(longest, "token")}${each}`;
+    const windows = of.n_window_layers
+      ? `; in ${counted(of.n_window_layers, "layer")} only the last ${grouped(of.window)} stay`
+      : "";
     const share = Number((1000n * cache) / weights) / 10;
     const rows = [
-      ["bytes for one token", "bytes-per-token", token, grouped(token)],
+      ["bytes for one token", "bytes-per-token", token, grouped(token) + windows],
       ["cache", "cache", cache, size(cache)],
       ["weights", "weights", weights, size(weights)],
-      ["cache to weights", "cache-to-weights", share, `${grouped(share)} %`],
+      ["cache to weights", "cache-to-weights", share, `${grouped(share)}%`],
       ["longest that fits", "longest-context", longest, fitting + (longest > limit ? `; ${madeFor}` : "")],
-      ["together", "together", Number(fits), verdict],
+      ["together", "together", Number(fits), `${size(rounded(weights) + rounded(cache))} of ${gpu}`],
     ];
     const cell = (key, value, text) => make("td", { "data-output": key, "data-value": String(value) }, text);
     const line = (label, key, value, text) =>

@@ -19,8 +19,7 @@ class MemoryCalculator(Figure):
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
         self.shapes, gpus = tuple(shapes), tuple(gpus)
-        given = f"{len(self.shapes)} shapes and {len(gpus)} GPUs were given"
-        need(self.shapes and gpus, given, "pass at least 1 of each")
+        need(self.shapes and gpus, "there are 0 shapes, or 0 GPUs", "pass at least 1 of each")
         own, formats = {"name": "your own"}, []
         for name, bits in BITS.items():
             said = f"{name}: {bits} bits" + (" and scales" if name in SCALED else "")

@@ -24,7 +24,7 @@ function draw({ tokens, steps }, el) {
   const n = steps[0].slots.length;
   const text = make("ol", { class: "tff-chips", "aria-label": "The text" });
   const middle = make("p", {});
-  const ring = make("ol", { class: "tff-ring", "aria-label": "The ring" });
+  const ring = make("ol", { class: "tff-ring", style: `--slots: ${n}`, "aria-label": "The ring" });
   const controls = stepControls({ count: steps.length, step: steps.length, onStep: show, speech });
   el.replaceChildren(
     controls.root,

