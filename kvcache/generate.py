@@ -8,7 +8,7 @@ from operator import is_not
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .caches.base import check_fit
+from .caches.base import NoCache, check_fit
 from .config import TINY, GPTConfig, check_number, check_size, need, need_type
 
 
@@ -49,6 +49,7 @@ def stream(model, token_ids, max_new_tokens, use_cache=False, cache=None, **samp
     n_past = 0
     if cache is not None:
         need(takes_one, f"{name} takes no cache object", "use optimized.GPTModel")
+        need(not isinstance(cache, NoCache), "a NoCache keeps nothing", "hand in another, or none")
         check_fit(cache, model)
         n_past = cache.n_tokens
     max_new_tokens = check_size("max_new_tokens", max_new_tokens, least=0)

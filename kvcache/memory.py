@@ -136,8 +136,7 @@ def measured_cache_bytes(model):
 
     Raises TypeError for a model that has no cache inside.
     """
-    remedy = "pass a cached.GPTModel; other caches have n_bytes"
-    need_type(hasattr(model, "reset_kv_cache"), "the model", model, remedy)
+    need_type(hasattr(model, "reset_kv_cache"), "the model", model, "pass a cached.GPTModel")
     return sum(buffer.nbytes for name, buffer in model.named_buffers() if "att.cache_" in name)
 
 

@@ -117,6 +117,9 @@ class NoCache(Cache):
     def update(self, layer, keys, values):
         return keys, values
 
+    def end(self, token_ids):
+        """Nothing is stored, and so nothing counts: the next pass begins at 0 again."""
+
 
 def check_crop(n_tokens, n_stored):
     """n_tokens as an int. Raises ValueError unless a cache can be cropped to so many."""
@@ -156,8 +159,7 @@ def check_fit(cache, model):
     or device.
     """
     remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
-    right = hasattr(cache, "begin") and not isinstance(cache, NoCache | type)
-    need_type(right, "cache", cache, remedy)
+    need_type(hasattr(cache, "begin") and not isinstance(cache, type), "cache", cache, remedy)
     for name, needed in made_for(model.cfg, model.tok_emb.weight).items():
         made = cache.made_for[name]
         problem = f"the cache was made for {name} {made}, the model has {needed}"

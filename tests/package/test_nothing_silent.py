@@ -276,9 +276,12 @@ def test_a_rate_counts_all_rows_and_a_timing_is_of_what_was_written():
     assert Timing("", 1, torch.ones(1, 5), GOOD).tokens_per_second == 1
 
 
-def test_a_cache_that_keeps_nothing_is_refused_where_one_is_handed_in():
-    with pytest.raises(TypeError, match="cache is a NoCache"):
-        generate(make_gpt(), GOOD, 3, cache=NoCache(SMALL))
+def test_a_cache_that_keeps_nothing_counts_nothing_and_writes_nothing():
+    model, nothing = make_gpt(), NoCache(SMALL)
+    assert torch.equal(model(GOOD, nothing), model(GOOD))
+    assert torch.equal(model(GOOD, nothing), model(GOOD))
+    with pytest.raises(ValueError, match="a NoCache keeps nothing; hand in another"):
+        generate(model, GOOD, 3, cache=nothing)
 
 
 @pytest.mark.parametrize("make", [lambda: twins()[0], lambda: twins()[1], make_gpt, make_llama])
