@@ -62,7 +62,7 @@ def lines(curves, xlabel, ylabel, description, styles=OTHERS):
         for label, x, y in curves:
             axes.plot(x, y, label=label)
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
-        if len(curves) > 1:
+        if len(axes.lines) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
 
@@ -85,6 +85,7 @@ def bars(rows, xlabel, description, colours=()):
     rows     [(label, value), ...]
     colours  of the palette, for the first bars; the others have the colour of the text
     """
+    rows, colours = list(rows), list(colours)
     with plt.rc_context({**STYLE, "figure.figsize": (5, 0.6 + 0.65 * len(rows))}):
         figure, axes = plt.subplots()
         for row, (label, value) in enumerate(rows):
