@@ -65,7 +65,7 @@ def lines(curves, xlabel, ylabel, description, styles=OTHERS):
         # So many letters fit along each axis; a little room below, for a curve at 0.
         axes.set(xlabel=fill(xlabel, 45), ylabel=fill(ylabel, 33))
         axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
-        if len(curves) > 1:
+        if len(axes.lines) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.5)
     return Plot(figure, description)
 
@@ -88,6 +88,7 @@ def bars(rows, xlabel, description, colours=()):
     rows     [(label, value), ...]
     colours  of the palette, for the first bars; the others have the colour of the text
     """
+    rows, colours = list(rows), list(colours)
     with plt.rc_context({**STYLE, "figure.figsize": (5, 0.6 + 0.65 * len(rows))}):
         figure, axes = plt.subplots()
         for row, (label, value) in enumerate(rows):

@@ -12,7 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GITHUB = "https://github.com/"
-ADDRESS = re.compile(rf"{GITHUB}[\w.-]+/[\w.-]+")
+# Every form that names a repository: its owner, which is no page of GitHub's own, and its name.
+FORMS = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?github\.com/|ssh://git@github\.com/|git@github\.com:(?!\d+/.+/))"
+    r"(?!(?:apps|features|marketplace|orgs|search|settings|sponsors|topics|users)/)"
+    r"([a-z\d][a-z\d-]*)/(?!\.*(?:\.git)*(?:[/?#]|$))([\w.-]+?)(?:\.git)*(?:[/?#]\S*)?",
+    re.ASCII | re.IGNORECASE,
+)
 PLACES = "pyproject.toml _config.yml README.md CITATION.cff chapters/*.ipynb chapters/*.md"
 
 
@@ -33,19 +39,27 @@ def places():
     return [path for pattern in PLACES.split() for path in sorted(ROOT.glob(pattern))]
 
 
+def plain(given):
+    """An address of any form in the form of the setting; ends here for what may be none."""
+    if not (found := FORMS.fullmatch(given.strip("<> \t\n"))):
+        sys.exit(f"no address: {given!r}. Give it as: make address URL={GITHUB}OWNER/NAME")
+    return GITHUB + "/".join(found.groups())
+
+
 def change(new):
     # Colab and Binder name the repository as owner/name.
-    old_name, new_name = (each.removeprefix(GITHUB) for each in (current_address(), new))
-    for path in places():
-        before = path.read_text(encoding="utf-8")
-        after = re.sub(rf"{re.escape(old_name)}(?![\w-])", lambda _: new_name, before)
+    names = [each.removeprefix(GITHUB) for each in (current_address(), new)]
+    old, wanted = (re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", re.I) for name in names)
+    texts = {path: path.read_text(encoding="utf-8") for path in places()}
+    cited = [path.name for path, text in texts.items() if wanted.search(text)]
+    if cited and old.pattern.lower() != wanted.pattern.lower():
+        sys.exit(f"{new} is cited in {', '.join(cited)}: there is no way back. Give another one.")
+    for path, before in texts.items():
+        after = old.sub(lambda _: names[1], before)
         if after != before:
             path.write_text(after, encoding="utf-8")
             print(f"changed {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    given = " ".join(sys.argv[1:]).strip("/").removesuffix(".git")
-    if not ADDRESS.fullmatch(given):
-        sys.exit(f"no address: {given!r}. Give it as: make address URL={GITHUB}OWNER/NAME")
-    change(given)
+    change(plain(" ".join(sys.argv[1:])))

@@ -18,10 +18,10 @@ def block_shot(pages, label, sequences):
     tables, lengths, size = {}, {}, pages.block_size
     for name, (sequence, token_ids) in sequences.items():
         pages.check(sequence)
-        lengths[name] = length = pages.lengths[sequence]
-        n_given = f"{len(token_ids)} ids were given"
-        need(len(token_ids) >= length, f"{name} stores {length} tokens, {n_given}", "give all")
-        tables[name] = pages.tables[sequence][:]
+        length, token_ids = pages.lengths[sequence], list(token_ids)
+        problem = f"{name} stores {length} tokens, {len(token_ids)} ids were given"
+        need(len(token_ids) >= length, problem, "give all of them")
+        tables[name], lengths[name] = pages.tables[sequence][:], length
         for i, block in enumerate(tables[name]):
             labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]
             blocks[block]["users"].append(name)
@@ -38,10 +38,11 @@ class BlockTables(Figure):
     """
 
     def __init__(self, shots, **kwargs):
+        shots = list(shots)
         need(shots, "there are 0 shots", "BlockTables needs at least 1")
         sizes = {(shot["size"], len(shot["blocks"])) for shot in shots}
         need(len(sizes) == 1, f"the shots are of caches of sizes {sorted(sizes)}", "show one cache")
-        super().__init__(data={"size": shots[0]["size"], "shots": list(shots)}, **kwargs)
+        super().__init__(data={"size": shots[0]["size"], "shots": shots}, **kwargs)
 
     def still(self):
         """The last state."""

@@ -20,13 +20,13 @@ class BreakIt(Figure):
     """
 
     def __init__(self, reference, runs, **kwargs):
+        runs = [(name, list(calls), start) for name, (calls, start) in runs.items()]
         need(runs, "no runs were given", "BreakIt needs at least 1")
-        for name, (calls, start) in runs.items():
+        for name, calls, start in runs:
             problem = f"{name}: start is {start}, with {len(calls)} calls recorded"
             need(0 <= start < len(calls), problem, "give the number of one of them")
         with torch.no_grad(), eval_mode(inside(reference)):
-            data = {"runs": [_run(reference, name, *run) for name, run in runs.items()]}
-        super().__init__(data=data, **kwargs)
+            super().__init__(data={"runs": [_run(reference, *run) for run in runs]}, **kwargs)
 
     def still(self):
         """Each bug, with the text that comes out of it."""

@@ -18,7 +18,6 @@ class CodeChanges(Figure):
     """
 
     def __init__(self, changes, **kwargs):
-        need(changes, "there are 0 changes", "give at least 1")
         shown = []
         for sources, tokens, before, after in changes:
             pieces = []
@@ -26,6 +25,7 @@ class CodeChanges(Figure):
                 blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
                 pieces.append({"where": where, "before": old, "after": new, "blocks": blocks})
             shown.append({"pieces": pieces, "tokens": tokens, "before": before, "after": after})
+        need(shown, "there are 0 changes", "give at least 1")
         super().__init__(data={"changes": shown}, **kwargs)
 
     def still(self):

@@ -26,8 +26,7 @@ class KVTimeline(Figure):
             need_type(isinstance(trace, Trace), "a trace", trace, "pass what trace() returned")
             need(trace.steps, "the trace has 0 steps", "trace at least 1 new token")
         depths = [len(trace.steps[0]) for trace in traces]
-        problem = f"the traces have {depths} layers"
-        need(len(set(depths)) == 1, problem, "compare models of equal depth")
+        need(len(set(depths)) == 1, f"the traces have {depths} layers", "compare equal depths")
         super().__init__(data={"panels": [_panel(trace) for trace in traces]}, **kwargs)
 
     def still(self):

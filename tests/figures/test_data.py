@@ -152,7 +152,8 @@ def test_the_race_has_the_times_of_the_timings():
 def test_code_changes_pairs_the_lines_that_belong_together():
     (change, _) = CodeChanges(CHANGES).data["changes"]
     assert change["pieces"][0]["blocks"] == [("equal", 0, 1, 0, 1), ("replace", 1, 2, 1, 2)]
-    refused(ValueError, "there are 0 changes", CodeChanges, [])
+    for none in ([], iter([])):
+        refused(ValueError, "there are 0 changes", CodeChanges, none)
 
 
 def test_break_it_finds_what_is_wrong(trained, encode):
@@ -234,6 +235,23 @@ def test_the_ring_has_each_token_where_the_cache_holds_it(encode):
         assert step["slots"] == held + [None] * (4 - len(held))
     refused(ValueError, "window is 17", widgets.Ring, model, token_ids, 17)
     refused(ValueError, "batch size is 2", widgets.Ring, model, token_ids.expand(2, 10), 4)
+
+
+@torch.no_grad()
+def test_what_can_be_read_only_once_shows_the_same_as_a_list(trained, encode):
+    shots, text = block_shots(), encode("Time flies")
+    assert widgets.BlockTables(iter(shots)).data == widgets.BlockTables(shots).data
+    refused(ValueError, "0 shots", widgets.BlockTables, iter([]))
+    assert CodeChanges(iter(CHANGES)).data == CodeChanges(CHANGES).data
+    calls = fed(time_flies.load(), text)
+    found, right = (BreakIt(trained[0], {"x": (each, 0)}) for each in (iter(calls), calls))
+    assert found.data == right.data
+    pages = caches.PagedCache(SMALL, 2, 4)
+    sequence = pages.add()
+    optimized.GPTModel(SMALL)(torch.zeros(1, 2, dtype=torch.long), pages.batch([sequence]))
+    for token_ids in (iter([7575, 17607]), text[0]):
+        shot = block_shot(pages, "", {"A": (sequence, token_ids)})
+        assert shot["blocks"][0]["tokens"] == ["Time", "␣flies"]
 
 
 def test_the_calculator_takes_any_iterable_with_something_in_it():

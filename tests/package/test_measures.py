@@ -115,6 +115,15 @@ def test_plots_are_svg_with_units_and_a_description(timings):
         assert "<a>" not in svg
 
 
+def test_plots_take_rows_and_curves_that_can_be_read_only_once():
+    rows, colours = [("a", 1), ("b", 2)], [plots.REUSED]
+    curves = [("a", [0, 1], [2, 3]), ("b", [0, 1], [3, 4])]
+    once = plots.bars(iter(rows), "x", "d", iter(colours)), plots.lines(iter(curves), "x", "y", "d")
+    lists = plots.bars(rows, "x", "d", colours), plots.lines(curves, "x", "y", "d")
+    for found, right in zip(once, lists, strict=True):
+        assert found._repr_html_() == right._repr_html_()
+
+
 def test_a_number_is_told_without_being_shown(monkeypatch):
     shown = []
     monkeypatch.setattr("kvcache.told.display", lambda *args, **kwargs: shown.append(args))

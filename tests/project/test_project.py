@@ -52,9 +52,45 @@ def test_one_command_changes_the_address_everywhere(tmp_path):
         text = (tmp_path / path.relative_to(ROOT)).read_text(encoding="utf-8")
         assert set(re.findall(r"git\+(https://github\.com/[\w./-]+)", text)) <= {new}
         assert new in text or path.match("chapters/*.md"), path.name
-    refused = subprocess.run([*command, "ftp://x"], capture_output=True, text=True)
-    assert refused.returncode
-    assert "ftp://x" in refused.stderr
+    changed = [path.read_bytes() for path in files]
+    for wrong in ("ftp://x", "https://github.com/Rasbt/LLMs-from-scratch"):  # which chapters cite
+        refused = subprocess.run([*command, wrong], capture_output=True, text=True)
+        assert refused.returncode
+        assert wrong in refused.stderr
+    assert changed == [path.read_bytes() for path in files]
+    for back in ("https://github.com/Someone/Her-Book", old):
+        subprocess.run([*command, back], check=True, capture_output=True)
+    ours = [path for path in files if path.is_relative_to(tmp_path / "chapters")]
+    for path in [*ours, tmp_path / "README.md", tmp_path / "pyproject.toml"]:
+        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes()
+
+
+BOOK = "https://github.com/me/my.book"
+FORMS = [
+    *(BOOK + end for end in ("", "/", "//", ".git", ".GIT", ".git/", ".git.git", "/tree/main")),
+    *(BOOK + end for end in ("?tab=readme-ov-file", "#readme", ".git#readme", "/issues/7?q=me/it")),
+    *(f"{start}github.com/me/my.book" for start in ("", "http://", "www.", "https://www.")),
+    *("HTTPS://GITHUB.COM/me/my.book", f" {BOOK}\n", f"<{BOOK}>", f" <{BOOK}/> "),
+    *("git@github.com:me/my.book", "git@github.com:me/my.book.git", "git@GitHub.com:me/my.book/"),
+    *("ssh://git@github.com/me/my.book", "ssh://git@github.com/me/my.book.git"),
+]
+NO_FORMS = [
+    *("", " ", "<>", "me/my.book", "https://github.com", "https://github.com/me", "ftp://x"),
+    *(f"https://github.com/me/{name}" for name in (".", "..", ".git", "..git", "../you", "", "?a")),
+    *(f"https://github.com/{owner}/book" for owner in ("-me", "me_x", "Mé", "m.e", "", "orgs")),
+    *("https://github.com/me/bück", "https://github.com/me/a b", f"{BOOK} {BOOK}", f"{BOOK}/ x"),
+    *("https://github.com:22/me/book", "git@github.com:22/me/book", "https://agithub.com/me/book"),
+    *("https://gitlab.com/me/book", "https://x.org/github.com/me/book", "https://me.github.io/a"),
+    *("https://github.com.x.org/me/book", "https://api.github.com/repos/me/book"),
+]
+
+
+def test_an_address_is_taken_in_every_form_that_names_a_repository_and_in_no_other():
+    assert {address.plain(form) for form in FORMS} == {BOOK}
+    assert address.plain("github.com/time-2/x_y") == "https://github.com/time-2/x_y"
+    for form in NO_FORMS:
+        with pytest.raises(SystemExit, match=re.escape(f"no address: {form!r}. Give it as: make")):
+            address.plain(form)
 
 
 def unlicensed(root):
