@@ -19,8 +19,7 @@ def block_shot(pages, label, sequences):
     for name, (sequence, token_ids) in sequences.items():
         pages.check(sequence)
         length, token_ids = pages.lengths[sequence], list(token_ids)
-        problem = f"{name} stores {length} tokens, {len(token_ids)} ids were given"
-        need(len(token_ids) >= length, problem, "give all of them")
+        need(len(token_ids) >= length, f"{name}: {len(token_ids)} ids, {length} tokens", "give all")
         tables[name], lengths[name] = pages.tables[sequence][:], length
         for i, block in enumerate(tables[name]):
             labels = [token_label(each) for each in token_ids[:length][i * size : (i + 1) * size]]

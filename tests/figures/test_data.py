@@ -220,7 +220,7 @@ def test_blocks_are_those_of_the_cache():
     a = other.add()
     with torch.no_grad():
         optimized.GPTModel(SMALL)(torch.tensor([[1, 2, 3]]), other.batch([a]))
-    refused(ValueError, "stores 3 tokens, 2 ids", block_shot, other, "", {"A": (a, [1, 2])})
+    refused(ValueError, "A: 2 ids, 3 tokens", block_shot, other, "", {"A": (a, [1, 2])})
 
 
 def test_the_ring_has_each_token_where_the_cache_holds_it(encode):

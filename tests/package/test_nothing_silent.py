@@ -41,6 +41,13 @@ class Interrupt(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.fixture(autouse=True)
+def gradients():
+    """An interruption may come just where torch gives their mode back."""
+    yield
+    torch.set_grad_enabled(True)
+
+
 def in_passes(model, cache, token_ids, interrupted=True):
     """The logits of passes over a text, each tried first with an interruption, at every place."""
     logits = []
