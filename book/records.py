@@ -18,7 +18,7 @@ HEAD = ["raw data", "what was asked", "told in", "measured"]
 
 def told_in(name):
     """Links to the chapters that tell an experiment."""
-    calls = re.compile(rf'measured\({name}\)|on_record\("{name}"\)')
+    calls = re.compile(rf'measured\({name}[,)]|on_record\("{name}"\)')
     chapters = dict.fromkeys(
         path.name for path, source in measure.chapter_code() if calls.search(source)
     )

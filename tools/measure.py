@@ -68,14 +68,11 @@ def measure_in_chapter(path, names, seconds=None, folder=FOLDER):
     notebook = nbformat.read(path, as_version=4)
     calls = {}
     for index, cell in enumerate(notebook.cells):
-        for name in names:
-            if cell.cell_type == "code" and f"measured({name})" in cell.source:
+        for name in names if cell.cell_type == "code" else ():
+            if call := re.search(rf"(?m)^.*measured\({name}[,)].*$", cell.source):
                 calls[index] = name
                 written = f"{name}.measure({DEVICE!r}, {seconds}).write({str(folder)!r})"
-                call = next(
-                    line for line in cell.source.splitlines() if f"measured({name})" in line
-                )
-                cell.source = cell.source.replace(call, f"{written}\n{call}")
+                cell.source = cell.source.replace(call[0], f"{written}\n{call[0]}")
     yield from (
         (name, f"no cell calls it: measured({name})") for name in set(names) - {*calls.values()}
     )
