@@ -130,11 +130,11 @@ def check_crop(n_tokens, n_stored):
 
 @contextmanager
 def one_pass(model, token_ids, cache):
-    """What a model does around its layers: check what it was given, ask the cache, let it count.
+    """What a model does around its layers: check what it is given, ask the cache, let it count.
 
-    Gives the cache, the positions and the mask. None as a cache becomes one that keeps nothing.
-    Whatever ends the pass early, all is as it was. Raises TypeError or ValueError, before any work,
-    for token ids or a cache that the model cannot take.
+    Gives the cache, the positions and the mask. None as a cache becomes one that keeps
+    nothing. Whatever ends the pass early, all is as it was. Raises TypeError or ValueError,
+    before any work, for token ids or a cache that the model cannot take.
     """
     n_past = getattr(cache, "n_tokens", 0)
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)

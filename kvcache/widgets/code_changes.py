@@ -14,7 +14,7 @@ class CodeChanges(Figure):
              after)}; tokens are the labels of the experiment's; before and after are rows, a letter
              for each token and a note
 
-    Raises ValueError for none.
+    Raises ValueError unless there are five.
     """
 
     def __init__(self, changes, **kwargs):
@@ -25,7 +25,7 @@ class CodeChanges(Figure):
                 blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
                 pieces.append({"where": where, "before": old, "after": new, "blocks": blocks})
             shown.append({"pieces": pieces, "tokens": tokens, "before": before, "after": after})
-        need(shown, "there are 0 changes", "give at least 1")
+        need(len(shown) == 5, f"there are {len(shown)} changes", "give the 5")
         super().__init__(data={"changes": shown}, **kwargs)
 
     def still(self):

@@ -20,7 +20,7 @@ FIGURES = Figure.__subclasses__()
 X = torch.tensor([[1.0, 0.0, 2.0], [0.0, 2.0, 1.0], [2.0, 1.0, 0.0]])
 W = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 1.0]])
 ROWS = ["Time", "␣flies"], [("n", "given 1"), ("cn", "given 2")], [("n", ""), ("rn", "")]
-CHANGES = [({"forward": (["a", "b"], ["a", "c"])}, *ROWS)] * 2
+CHANGES = [({"forward": (["a", "b"], ["a", "c"])}, *ROWS)] * 5
 GOOD = {"words": ["Time", "flies", "fast"], "x": X, "W_q": W, "W_k": W.roll(1), "W_v": W.T}
 
 
@@ -150,10 +150,10 @@ def test_the_race_has_the_times_of_the_timings():
 
 
 def test_code_changes_pairs_the_lines_that_belong_together():
-    (change, _) = CodeChanges(CHANGES).data["changes"]
+    change, *_ = CodeChanges(CHANGES).data["changes"]
     assert change["pieces"][0]["blocks"] == [("equal", 0, 1, 0, 1), ("replace", 1, 2, 1, 2)]
     for none in ([], iter([])):
-        refused(ValueError, "there are 0 changes", CodeChanges, none)
+        refused(ValueError, "there are 0 changes; give the 5", CodeChanges, none)
 
 
 def test_break_it_finds_what_is_wrong(trained, encode):
