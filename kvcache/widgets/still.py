@@ -21,7 +21,9 @@ def table(caption, rows):
     lines = []
     for i, row in enumerate(rows):
         tag = "td" if i else "th"
-        cells = (f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row)
+        cells = (
+            f'<{tag} style="padding-right: 1em">{html.escape(str(cell))}</{tag}>' for cell in row
+        )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><caption>{html.escape(caption)}</caption>{''.join(lines)}</table>"
 
