@@ -111,7 +111,7 @@ class Shown:
         """Markdown that can also be read as it is."""
         said = f"Measured on {'; on '.join(map(self.provenance, self.on_record))}."
         rows = list(self.rows()) if self.table else []
-        head = [["", *self.columns], ["---"] * (1 + len(self.columns))] if rows else []
+        head = [["what", *self.columns], ["---"] * (1 + len(self.columns))] if rows else []
         return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in [*head, *rows])]).strip()
 
     _repr_markdown_ = __repr__
