@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -34,7 +35,7 @@ def in_chapters():
     """
     imports = "from kvcache.measurements", "import numpy"
     for path in sorted({path for path, source in chapter_code() if "@experiment" in source}):
-        sources, found = [source for each, source in chapter_code() if each == path], {}
+        sources, found = (source for each, source in chapter_code() if each == path), {}
         for node in (node for source in sources for node in ast.parse(source).body):
             constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
             needed = isinstance(node, ast.FunctionDef) or ast.unparse(node).startswith(imports)
@@ -44,12 +45,13 @@ def in_chapters():
         yield from ((path, thing) for thing in found.values() if isinstance(thing, Experiment))
 
 
+@cache
 def chapter_code():
-    """(notebook, source) of each code cell."""
-    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code" and not re.search(r"(?m)^\s*%", cell.source):
-                yield path, cell.source
+    """(notebook, source) of each code cell, read once."""
+    paths = sorted((ROOT / "chapters").glob("*.ipynb"))
+    cells = [(path, cell) for path in paths for cell in nbformat.read(path, as_version=4).cells]
+    code = ((path, cell.source) for path, cell in cells if cell.cell_type == "code")
+    return [(path, source) for path, source in code if not re.search(r"(?m)^\s*%", source)]
 
 
 def all_experiments():
