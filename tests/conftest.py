@@ -5,6 +5,7 @@ All others need both: `make test` builds the book first. What is marked `matrix`
 in every way of reading, and every Python: `make test-all`.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ import chapters
 import pytest
 import torch
 
-from kvcache import GPTConfig, baseline, cached, load_tokenizer, time_flies
+from kvcache import GPTConfig, baseline, cached, time_flies
 
 ROOT = chapters.ROOT
 HTML = ROOT / "_build" / "html"
@@ -23,9 +24,63 @@ NOTEBOOKS = chapters.paths()
 NAMES = [path.stem for path in NOTEBOOKS]
 BAD = ("error", "warning")
 FOREIGN = re.compile(r"https?://(?!127\.0\.0\.1[:/])")
+WIDGET = "application/vnd.jupyter.widget"
+PROGRESS = re.compile(r"it/s\]$")  # the end of a tqdm bar, which is drawn when there is time to
 SMALL = GPTConfig(
     vocab_size=50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1
 )
+
+
+def chapter(name):
+    """A chapter as it is stored."""
+    return chapters.read(chapters.ROOT / "chapters" / f"{name}.ipynb")
+
+
+@functools.cache
+def executed(name):
+    """A chapter with its outputs, as the build left it: not to be changed."""
+    return chapters.executed(chapters.ROOT / "chapters" / f"{name}.ipynb")
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def displayed(cell):
+    """What a cell displayed: the data of each output, by kind."""
+    return [output.data for output in cell.outputs if "data" in output]
+
+
+def n_figures(notebook):
+    """How many figures that move an executed notebook shows."""
+    widgets = notebook.metadata.get("widgets", {})
+    states = widgets.get(f"{WIDGET}-state+json", {"state": {}})["state"]
+    shown = [data for cell in code_cells(notebook) for data in displayed(cell)]
+    views = [data[f"{WIDGET}-view+json"] for data in shown if f"{WIDGET}-view+json" in data]
+    return sum("_esm" in states[view["model_id"]]["state"] for view in views)
+
+
+def shown(cell):
+    """What a reader sees below a cell: all that it printed, then what it displayed."""
+    texts = ["".join(out.text for out in cell.outputs if out.get("name") == "stdout")]
+    for data in displayed(cell):
+        if not PROGRESS.search(data.get("text/plain", "")):
+            kinds = {"text/markdown", "text/html"} & set(data) or {"text/plain"}
+            texts += [data.get(kind, "") for kind in sorted(kinds)]
+    # What differs from run to run, and where the raw data lies.
+    odd = r'data-still-of="\w+"| at 0x\w+|href="[^"]*/records/'
+    return [re.sub(odd, "", text) for text in texts]
+
+
+def differences(first, second):
+    """The cells that show something else in the second run: id, before, after.
+
+    One that calls `measured` shows the reader's own measurement beside the record, and is left out.
+    What the others tell of a clock, they read from records.
+    """
+    pairs = zip(code_cells(first), code_cells(second), strict=True)
+    cells = [(one, other) for one, other in pairs if "measured(" not in one.source]
+    return [(a.id, shown(a), shown(b)) for a, b in cells if shown(a) != shown(b)]
 
 
 def all_but(*few):
@@ -55,16 +110,6 @@ def twins(cfg=SMALL, seed=0, dtype=torch.float32):
     plain, caching = baseline.GPTModel(cfg), cached.GPTModel(cfg)
     caching.load_state_dict(plain.state_dict())
     return plain.to(dtype).eval(), caching.to(dtype).eval()
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    return load_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def encode(tokenizer):
-    return lambda text: torch.tensor([tokenizer.encode(text)])
 
 
 @pytest.fixture(scope="session")
@@ -150,13 +195,12 @@ def wait_for_figures(page):
 
 def document(states):
     """The text of such a page. The script is there twice, as in a page of the book."""
-    kind = "application/vnd.jupyter.widget"
     entries = {name: {"model_module": "anywidget", "state": each} for name, each in states.items()}
-    view = f'<p>before</p><script type="{kind}-view+json">{{"model_id": "%s"}}</script>'
+    view = f'<p>before</p><script type="{WIDGET}-view+json">{{"model_id": "%s"}}</script>'
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>made</title>'
         + 2 * '<script defer src="_static/mount_widgets.js"></script>'
-        + f'<script type="{kind}-state+json">'
+        + f'<script type="{WIDGET}-state+json">'
         + json.dumps({"state": entries}).replace("<", "\\u003c")
         + "</script><main><h1>made</h1>"
         + "".join(view % name for name in states)

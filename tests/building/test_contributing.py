@@ -12,11 +12,12 @@ import time
 import notebooks
 import pytest
 import torch
-from books import Book
 from conftest import ROOT, state_of
 from playwright.sync_api import expect
+from test_building import Book
 
 from kvcache import generate, optimized, time_flies, widgets
+from kvcache.tokenizer import encode
 from kvcache.widgets import figure
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -79,7 +80,7 @@ def test_the_widget_counts_down_in_a_page(mount, tmp_path, monkeypatch):
     expect(button).to_have_text("2 left")
 
 
-def test_the_cache_writes_the_text_of_the_model_without_one(encode):
+def test_the_cache_writes_the_text_of_the_model_without_one():
     (example,) = examples("Add a cache")
     names = {}
     exec(example, names)

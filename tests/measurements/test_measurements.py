@@ -6,6 +6,7 @@ import re
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import bench
 import measure
@@ -22,9 +23,6 @@ from kvcache.measurements.showing import Shown
 EXPERIMENTS = measure.all_experiments()
 RECORDS = records.records()
 ON_CPU = [record for record in RECORDS if record.device == "cpu"]
-each_record = pytest.mark.parametrize(
-    "record", RECORDS, ids=lambda record: f"{record.device}, {record.experiment}"
-)
 
 
 def test_each_experiment_has_a_whole_small_record_and_each_record_an_experiment():
@@ -35,21 +33,16 @@ def test_each_experiment_has_a_whole_small_record_and_each_record_an_experiment(
     assert sum(path.stat().st_size for path in records.FOLDER.rglob("*.json")) < 2_000_000
 
 
-@each_record
-def test_a_record_was_measured_until_it_was_steady(record):
-    found = EXPERIMENTS[record.experiment]
-    assert all(record.error(name) <= found.spread for name in record.rounds)
-    assert all(len(rounds) >= found.least for rounds in record.rounds.values())
-
-
 def test_a_reader_waits_a_minute_at_most_for_what_has_no_clock_in_it():
     whole = [r for r in ON_CPU if not r.rounds and not EXPERIMENTS[r.experiment].small]
     assert {r.experiment: r.took for r in whole if r.took > 45} == {}
 
 
-@each_record
-def test_a_claim_holds_on_each_record_and_fails_when_the_record_contradicts_it(record):
+@pytest.mark.parametrize("record", RECORDS, ids=lambda it: f"{it.device}, {it.experiment}")
+def test_a_record_is_steady_and_its_claims_hold_and_fail_when_it_contradicts_them(record):
     asked, copies = EXPERIMENTS[record.experiment], list(contradictions(record))
+    assert all(record.error(name) <= asked.spread for name in record.rounds)
+    assert all(len(rounds) >= asked.least for rounds in record.rounds.values())
     assert records.broken_claims(asked, record) == []
     claims = asked.claims if record.device == "cpu" else asked.gpu_claims
     for sentence, condition in claims.items():
@@ -107,12 +100,8 @@ def taking(monkeypatch):
 
 def test_what_is_compared_takes_turns():
     order = []
-
-    @experiment(turn=2, least=1, spread=1e9)
-    def turns(device):
-        return {name: lambda name=name: repeat(lambda: order.append(name), 5) for name in "ab"}
-
-    turns.measure()
+    work = {name: partial(repeat, partial(order.append, name), 5) for name in "ab"}
+    experiment(turn=2, least=1, spread=1e9)(lambda device: work).measure()
     assert "".join(order) == "aaabbb" + "aabbaabbab"  # the first three of each warm up
 
 
@@ -147,12 +136,9 @@ def test_a_readers_run_ends_in_time_and_says_how_far_the_rounds_are_apart(taking
 
 
 def test_facts_and_what_steps_give_are_kept():
-    @experiment(least=1, spread=1e9)
-    def giving(device):
-        tokens = [torch.tensor([[7]]), torch.tensor([[8]])]
-        return {"a": lambda: iter(tokens), "b": lambda: repeat(lambda: 5, 2), "fact": 3}
-
-    record = giving.measure()
+    tokens = torch.tensor([[[7]], [[8]]])
+    work = {"a": lambda: iter(tokens), "b": lambda: repeat(lambda: 5, 2), "fact": 3}
+    record = experiment(least=1, spread=1e9)(lambda device: work).measure()
     assert (record.facts, record.gave) == ({"fact": 3}, {"a": [7, 8]})
     assert record["b"].seconds.shape[1] == 2
     assert record.timing("a", torch.tensor([[1]])).token_ids.tolist() == [[1, 7, 8]]
@@ -178,14 +164,11 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("text", [" ", "{", "[]", '{"experiment": "x"}', None])
-def test_a_damaged_record_is_named(tmp_path, text):
+def test_a_record_that_is_damaged_missing_or_of_another_experiment_is_named(tmp_path, text):
     path = a_record(rounds={"a": [[]]}).write(tmp_path)
     path.write_text(text or path.read_text())
     with pytest.raises(ValueError, match=r"x\.json is no record .*make measure NAME=x"):
         read(path)
-
-
-def test_a_record_that_is_missing_or_of_another_experiment_is_named(tmp_path):
     a_record().write(tmp_path).rename(tmp_path / "cpu" / "y.json")
     with pytest.raises(ValueError, match=r"y\.json is no record \(it is one of x on A processor\)"):
         recorded("y", tmp_path)
@@ -223,8 +206,7 @@ def hash_of(source):
 @pytest.mark.parametrize(
     ("code", "instead", "counts"),
     [
-        ("return 1", "return 1  # why", False),
-        ("return 2 * self.value()", "return 2  *  self.value()", False),
+        ("return 2 * self.value()", "return 2  *  self.value()  # why", False),
         ("work(device):", 'work(device):\n    """What it does."""', False),
         ("class Half:", 'class Half:\n    """Half of it."""\n', False),
         ("printed = 4", "printed = 5", False),
@@ -308,24 +290,16 @@ def test_it_says_where_and_of_which_code_it_was_measured_and_links_the_raw_data(
     assert 'href="../records/cpu/x.json"' in Shown([a_record()])._repr_markdown_()
 
 
-def test_runs_are_compared_over_the_steps_that_both_have():
+def test_runs_are_compared_over_the_steps_that_both_have_and_facts_stand_side_by_side():
     here = a_record(rounds={"a": [[0.0123456]]}, settings={"n": 1})
     one, other = Shown([a_record()], here).rows()
     assert [re.split(" ±| \\(", cell)[0] for cell in one] == ["a", "1 s", "12.3 ms"]
     assert (other[0], other[2]) == ("b", "")
-
-
-def test_facts_stand_side_by_side():
     facts = {"error": 0.25, "by rank": {"64": [1, 2], "128": 2.5}, "text": "x", "ids": [1] * 9}
     one = a_record(rounds={}, facts=facts)
     rows = [["error", "0.25", "1"], ["by rank, 64, 1", "1", ""], ["by rank, 64, 2", "2", ""]]
     rows.append(["by rank, 128", "2.5", ""])
     assert list(Shown([one], replace(one, facts={"error": 1})).rows()) == rows
-
-
-def test_an_experiment_that_is_unknown_is_named(capsys):
-    assert measure.main(["nothing"]) == 2
-    assert "There is no experiment nothing; there are writing, machine" in capsys.readouterr().out
 
 
 def test_an_interruption_keeps_what_was_finished(tmp_path, monkeypatch):
@@ -363,7 +337,11 @@ def test_an_experiment_of_a_chapter_is_measured_by_running_it(tmp_path):
     assert list(read(tmp_path / "cpu" / "resting.json").rounds) == ["rest"]
 
 
-def test_two_experiments_of_one_name_are_refused(monkeypatch, tmp_path):
+def test_an_experiment_that_is_unknown_is_named_and_two_of_one_name_are_refused(
+    monkeypatch, tmp_path, capsys
+):
+    assert measure.main(["nothing"]) == 2
+    assert "There is no experiment nothing; there are writing, machine" in capsys.readouterr().out
     twice = tmp_path / "x.ipynb", EXPERIMENTS["machine"]
     monkeypatch.setattr(measure, "in_chapters", lambda: [twice, twice])
     with pytest.raises(ValueError, match=r"x\.ipynb: another experiment is called machine"):

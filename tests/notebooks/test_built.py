@@ -13,9 +13,8 @@ import nbformat
 import pytest
 import told_numbers
 import torch
-from conftest import NAMES, ROOT
+from conftest import NAMES, ROOT, chapter, code_cells, differences, displayed, executed
 from nbclient import NotebookClient
-from outputs import chapter, code_cells, differences, displayed, executed
 
 from kvcache import generate, time_flies
 from kvcache.generate import eval_mode, pick

@@ -11,10 +11,9 @@ import subprocess
 from importlib import metadata
 
 import address
-import outputs
 import pytest
 import pythons
-from conftest import ROOT, all_but, copy_project
+from conftest import ROOT, all_but, chapter, copy_project, executed, n_figures
 from nbclient import NotebookClient
 
 FREEZE = ROOT / "tests" / "data" / "colab-pip-freeze.txt"
@@ -51,9 +50,7 @@ def colab(tmp_path_factory):
     (site,) = (folder / "venv").glob("lib/*/site-packages")
     (site / "google" / "colab").mkdir(parents=True)
     (site / "google" / "colab" / "__init__.py").touch()
-    startup = folder / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    (startup / "colab.py").write_text("import google.colab")  # there before the first cell
+    (site / "colab.pth").write_text("import google.colab")  # there before the first cell
     kernel = ["-m", "ipykernel", "install", "--prefix", folder, "--name", "colab"]
     subprocess.run([program, *kernel], check=True, capture_output=True)
     settings = {
@@ -61,7 +58,6 @@ def colab(tmp_path_factory):
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{repository}.insteadOf",
         "GIT_CONFIG_VALUE_0": address.current_address(),
-        "IPYTHONDIR": str(folder / "ipython"),
         "KVCACHE_LIVE_SECONDS": "1",
         "TQDM_DISABLE": "1",
     }
@@ -81,8 +77,8 @@ def colab(tmp_path_factory):
 @pytest.mark.parametrize("name", all_but("01-time-flies-fast"))
 def test_a_chapter_runs_in_colab(colab, tmp_path, name):
     before = versions(colab.installed())
-    notebook = colab(outputs.chapter(name), tmp_path)
+    notebook = colab(chapter(name), tmp_path)
     assert f"kvcache @ git+{address.current_address()}" in colab.installed()  # by its first cell
     assert versions(colab.installed()) == before  # no bound of ours is above Colab's version
-    assert outputs.n_figures(notebook) == outputs.n_figures(outputs.executed(name))
+    assert n_figures(notebook) == n_figures(executed(name))
     assert not list(tmp_path.iterdir())

@@ -14,10 +14,9 @@ import sys
 import time
 
 import nbformat
-import outputs
 import pytest
 import told_numbers
-from conftest import NAMES, ROOT, all_but
+from conftest import NAMES, ROOT, all_but, chapter, code_cells, differences, executed
 from playwright.sync_api import expect
 
 # The texts of a page or of a notebook without formulas, whose letters come in another order.
@@ -74,19 +73,19 @@ def test_a_chapter_reads_as_its_page_and_shows_the_same_when_it_is_run(
 ):
     built = open_page(name)
     told = built.evaluate(TEXTS, "article p:has([data-from]), article li:has([data-from])")
-    assert told or not told_numbers.marked(outputs.chapter(name))
+    assert told or not told_numbers.marked(chapter(name))
     page = new_page(width=1400)
     page.goto(f"{lab}/lab/tree/{name}.ipynb?reset")
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
     page.wait_for_function(READ, arg=[text for text in told if text], polling=200)
 
     notebook = nbformat.from_dict(page.evaluate(RUN_ALL))
-    assert outputs.differences(outputs.executed(name), notebook) == []
+    assert differences(executed(name), notebook) == []
     figures = built.locator(".tff").evaluate_all(LABELS)
     assert page.locator(".tff").evaluate_all(LABELS) == figures
     for figure in page.locator(".tff").all():
         use(figure)
-    measuring = [cell for cell in outputs.code_cells(notebook) if "= measured(" in cell.source]
+    measuring = [cell for cell in code_cells(notebook) if "= measured(" in cell.source]
     shown = [str(cell.outputs) for cell in measuring]
     assert all("on record, CPU" in text and "here" in text for text in shown if "±" in text)
     if name == "01-time-flies-fast":

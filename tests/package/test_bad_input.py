@@ -11,7 +11,7 @@ import train
 from conftest import SMALL, twins
 from models_and_caches import ALL, SMALL_LLAMA, make_cache
 
-from kvcache import caches, data, generate, load_tokenizer, optimized, stream, time_flies, trace
+from kvcache import caches, data, generate, load_tokenizer, optimized, time_flies, trace
 from kvcache.caches import ConcatCache, PagedCache, PreallocatedCache
 from kvcache.generate import pad_left
 from kvcache.memory import ModelShape, kv_cache_bytes, longest_context
@@ -85,10 +85,7 @@ VALUES = [
     (r"n_kv_heads 3 does .*divisor of 4", partial(replace, SHAPE, n_kv_heads=3)),
     # Settings of a generation
     *[("token id (-1|50) .* 0 to 49", partial(use, ids)) for ids in OUTSIDE for use in DOORS],
-    (
-        r"3 given \+ 22 new tokens exceed the context length 24; shorten",
-        partial(generate, PLAIN, GOOD, 22),
-    ),
+    (r"3 given \+ 22 new tokens exceed .* length 24; shorten", partial(generate, PLAIN, GOOD, 22)),
     *[(f"temperature is {n}", partial(write, temperature=n)) for n in (-1, math.nan, math.inf)],
     *[(f"top_k is {n}; .*whole", partial(write, top_k=n, temperature=1.0)) for n in (0, 2.5)],
     ("top_k is 5 with temperature 0", partial(write, top_k=5)),
@@ -156,11 +153,7 @@ REFUSED = [
     ],
     *[(ValueError, words, call) for words, call in VALUES],
     *[(TypeError, words, call) for words, call in TYPES],
-    (
-        RuntimeError,
-        r"Missing.*trf_blocks\.1\.att\.W_key",
-        partial(FAST.load_state_dict, INCOMPLETE),
-    ),
+    (RuntimeError, "Missing.*blocks.1.att.W_key", partial(FAST.load_state_dict, INCOMPLETE)),
 ]
 
 
@@ -173,32 +166,20 @@ def test_what_cannot_be_is_named_with_its_limit_and_leaves_caches_alone(error, w
     assert (CACHING.current_pos, CACHING.trf_blocks[0].att.cache_k) == (0, None)
 
 
-def test_another_use_of_a_cache_during_a_stream_is_noticed():
-    cache = ConcatCache(SMALL)
-    for model, options in ((twins()[1], {"use_cache": True}), (FAST, {"cache": cache})):
-        tokens = stream(model, GOOD, 5, **options)
-        next(tokens)
-        generate(model, GOOD, 2, **options)
-        with pytest.raises(RuntimeError, match="another call used this cache"):
-            next(tokens)
-
-
-USES = {
-    "r50k_base.tiktoken": load_tokenizer.__wrapped__,
-    "time_flies.safetensors": time_flies.load,
-    "time_flies.txt": train.training_texts,
-    "SHA256SUMS": load_tokenizer.__wrapped__,
-}
-
-
-@pytest.mark.parametrize(("name", "use"), USES.items())
-def test_a_data_file_that_is_damaged_or_missing_is_named(tmp_path, monkeypatch, name, use):
+def test_a_data_file_that_is_damaged_or_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "FOLDER", shutil.copytree(data.FOLDER, tmp_path / "data"))
-    path = data.FOLDER / name
-    if name != "SHA256SUMS":
+    for name, use in (
+        ("r50k_base.tiktoken", load_tokenizer.__wrapped__),
+        ("time_flies.safetensors", time_flies.load),
+        ("time_flies.txt", train.training_texts),
+    ):
+        path = data.FOLDER / name
         path.write_bytes(path.read_bytes()[::-1])
         with pytest.raises(ValueError, match=f"{name}.*damaged.*install"):
             use()
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name}.*missing.*install"):
-        use()
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name}.*missing.*install"):
+            use()
+    (data.FOLDER / "SHA256SUMS").unlink()
+    with pytest.raises(FileNotFoundError, match=r"SHA256SUMS.*missing.*install"):
+        time_flies.load()

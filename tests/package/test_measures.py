@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,25 +81,21 @@ def test_windows_stop_growing_and_a_latent_is_one_vector():
     assert longest_context(SHAPES["Llama 3.1 8B"], 24e9) == 60_573
 
 
-@pytest.fixture
-def timings():
-    """Two repeats of three tokens: 2, 4 and 4 seconds without a cache, half of that with one."""
-    seconds = torch.tensor([[1.0, 4.0, 5.0], [3.0, 4.0, 3.0]], dtype=torch.float64)
-    token_ids = torch.tensor([[1, 2, 3, 4]])
-    without = Timing("without <a> cache", 1, seconds, token_ids)
-    return [without, Timing("with a cache", 1, seconds / 2, token_ids)]
+# Two repeats of three tokens
+SECONDS = torch.tensor([[1.0, 4.0, 5.0], [3.0, 4.0, 3.0]], dtype=torch.float64)
+TOKEN_IDS = torch.tensor([[1, 2, 3, 4]])
 
 
-def test_a_timing_is_made_of_the_medians_of_its_repeats(timings):
-    timing = timings[0]
+def test_a_timing_is_made_of_the_medians_of_its_repeats():
+    timing = Timing("x", 1, SECONDS, TOKEN_IDS)
     assert timing.per_token.tolist() == [2, 4, 4]
     assert (timing.total, timing.tokens_per_second) == (10, 0.3)
     assert (timing.time_to_first_token, timing.time_per_output_token) == (2, 4)
-    one = Timing("x", 1, timing.seconds[:, :1], timing.token_ids[:, :2])
-    assert math.isnan(one.time_per_output_token)
+    assert math.isnan(Timing("x", 1, SECONDS[:, :1], TOKEN_IDS[:, :2]).time_per_output_token)
 
 
-def test_plots_are_svg_with_units_and_a_description(timings):
+def test_plots_are_svg_with_units_and_a_description():
+    timings = [Timing(f"{words} <a> cache", 1, SECONDS, TOKEN_IDS) for words in ("with", "without")]
     rates = [(timing.label, timing.tokens_per_second) for timing in timings]
     colours = plots.RECOMPUTED, plots.REUSED
     found = {

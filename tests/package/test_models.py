@@ -41,13 +41,11 @@ def test_the_sources_public_model_and_ours_share_checkpoints(model_class, qkv_bi
 def test_the_cache_moves_with_the_model_is_in_no_checkpoint_and_empty_after_a_reset():
     plain, caching = twins()
     caching(torch.tensor([[1, 2, 3]]), use_cache=True)
-    assert set(plain.state_dict()) == set(caching.state_dict())
     plain.load_state_dict(caching.state_dict())
     assert caching.double().trf_blocks[0].att.cache_k.dtype == torch.float64
     caching.reset_kv_cache()
-    assert caching.current_pos == 0
     held = [(block.att.cache_k, block.att.cache_v) for block in caching.trf_blocks]
-    assert held == [(None, None)] * SMALL.n_layers
+    assert (caching.current_pos, held) == (0, [(None, None)] * SMALL.n_layers)
 
 
 def without_marks(before, after):

@@ -5,8 +5,7 @@ import re
 import nbformat
 import notebooks
 import pytest
-from conftest import NAMES, NOTEBOOKS
-from outputs import chapter, code_cells
+from conftest import NAMES, NOTEBOOKS, chapter, code_cells
 
 
 @pytest.fixture(params=NAMES)
@@ -37,14 +36,11 @@ def test_what_jupyterlab_leaves_behind_is_shown_and_mended(tmp_path, capfd):
         assert not notebooks.main([path], check=True)
 
 
-def test_the_first_code_cell_sets_up_colab_only(notebook):
+def test_the_first_cell_sets_up_colab_only_and_all_are_short_without_a_clock(notebook):
+    """What is timed is timed in an experiment; every limit comes from the one of the machine."""
     first = code_cells(notebook)[0]
     assert first.id == "setup"
     assert 'if "google.colab" in sys.modules:\n    %pip install -q "git+https://' in first.source
-
-
-def test_cells_are_short_and_have_no_clock_of_their_own(notebook):
-    """What is timed is timed in an experiment; every limit comes from the one of the machine."""
     clocks = r"perf_counter|time\.time\(|time\.monotonic|memory_bandwidth|arithmetic_rate"
     for cell in code_cells(notebook):
         assert not re.search(clocks, cell.source), cell.id

@@ -9,19 +9,8 @@ import sys
 import time
 
 CLOCKS = ("monotonic", "perf_counter", "process_time", "thread_time", "time")
-WAITING = {
-    *(
-        "anyio",
-        "asyncio",
-        "concurrent",
-        "filelock",
-        "ipykernel",
-        "jupyter_client",
-        "multiprocessing",
-    ),
-    *("nbclient", "queue", "selectors", "socket", "sqlalchemy", "subprocess", "threading"),
-    *("tornado", "zmq"),
-}
+WAITING = "anyio asyncio concurrent filelock ipykernel jupyter_client multiprocessing nbclient "
+WAITING += "queue selectors socket sqlalchemy subprocess threading tornado zmq"
 DAYS = 24 * 60 * 60
 chance = random.Random(0)
 
@@ -33,7 +22,7 @@ def lying(clock, second):
     def tell():
         nonlocal seen, said
         now = clock()
-        if sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] in WAITING:
+        if sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] in WAITING.split():
             return now
         seen, said = now, said + type(now)((now - seen) * 10 ** chance.uniform(-3, 3))
         return said
