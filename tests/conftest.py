@@ -26,9 +26,7 @@ BAD = ("error", "warning")
 FOREIGN = re.compile(r"https?://(?!127\.0\.0\.1[:/])")
 WIDGET = "application/vnd.jupyter.widget"
 PROGRESS = re.compile(r"it/s\]$")  # the end of a tqdm bar, which is drawn when there is time to
-SMALL = GPTConfig(
-    vocab_size=50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1
-)
+SMALL = GPTConfig(50, context_length=24, emb_dim=16, n_heads=4, n_layers=2, drop_rate=0.1)
 
 
 def chapter(name):

@@ -135,14 +135,15 @@ def test_a_notebook_that_does_not_run_is_named_with_a_remedy(book, page, where, 
     assert remedy in lines[1]
 
 
-def test_a_full_disk_a_folder_of_another_and_a_name_that_sphinx_misreads_have_remedies(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_full_disk_and_a_folder_of_another_have_remedies():
     wrapped, remedies = RuntimeError("the store"), {errno.ENOSPC: "Make room"}
     for number in (errno.ENOSPC, errno.EROFS, errno.EACCES):
         wrapped.__cause__ = OSError(number, os.strerror(number), "_build/x")
         for error in (wrapped, wrapped.__cause__):
             assert remedies.get(number, "may write") in build.told(error)
+
+
+def test_a_name_that_sphinx_misreads_is_told(tmp_path, monkeypatch, capsys):
     for name in ("a[b]", "100%20"):
         monkeypatch.setattr(build, "ROOT", tmp_path / name)
         assert build.main()

@@ -185,8 +185,10 @@ def test_the_timeline_counts_as_the_trace_does_however_it_is_moved(show, traces)
     assert cached.locator('button[tabindex="0"]').count() == 1
     mouse = timeline.page.mouse
     for number, button in ((5, mouse.down), (2, mouse.up)):
-        plain.locator("tbody th").nth(number - 1).hover()
+        box = plain.locator("tbody th").nth(number - 1).bounding_box()
+        mouse.move(box["x"] + 5, box["y"] + 5, steps=4)
         button()
+        mouse.move(box["x"] + 7, box["y"] + 6)
         counts_as(traces, timeline, number)
 
 

@@ -337,9 +337,7 @@ def test_an_experiment_of_a_chapter_is_measured_by_running_it(tmp_path):
     assert list(read(tmp_path / "cpu" / "resting.json").rounds) == ["rest"]
 
 
-def test_an_experiment_that_is_unknown_is_named_and_two_of_one_name_are_refused(
-    monkeypatch, tmp_path, capsys
-):
+def test_an_unknown_experiment_and_two_of_one_name_are_refused(monkeypatch, tmp_path, capsys):
     assert measure.main(["nothing"]) == 2
     assert "There is no experiment nothing; there are writing, machine" in capsys.readouterr().out
     twice = tmp_path / "x.ipynb", EXPERIMENTS["machine"]

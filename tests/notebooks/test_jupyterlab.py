@@ -68,9 +68,7 @@ def lab(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", all_but("01-time-flies-fast"))
-def test_a_chapter_reads_as_its_page_and_shows_the_same_when_it_is_run(
-    open_page, new_page, lab, name
-):
+def test_a_chapter_reads_as_its_page_and_shows_the_same_when_run(open_page, new_page, lab, name):
     built = open_page(name)
     told = built.evaluate(TEXTS, "article p:has([data-from]), article li:has([data-from])")
     assert told or not told_numbers.marked(chapter(name))

@@ -87,9 +87,7 @@ def test_what_was_computed_comes_again_or_is_reused_and_vectors_are_those_of_the
     computed = []  # of each layer: all keys, all values
     for block in plain.trf_blocks:
         for part in (block.att.W_key, block.att.W_value):
-            part.register_forward_hook(
-                lambda part, x, y: computed.append(y[0].unflatten(1, (4, 4)))
-            )
+            part.register_forward_hook(lambda _, x, y: computed.append(y[0].unflatten(1, (4, 4))))
     plain(torch.tensor([observed.token_ids[:-1]]))
     tolerance = 0.05 if name == "int8" else 1e-5
     for layers, new in zip(observed.steps, ([0, 1, 2], [3], [4], [5]), strict=True):

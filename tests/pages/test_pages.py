@@ -29,9 +29,7 @@ def figures_on(name):
 
 @pytest.mark.parametrize(("where", "theme"), [("server", "light"), ("disk", "dark")])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_accessible_fits_a_laptop_is_quiet_and_can_be_printed(
-    open_page, name, where, theme
-):
+def test_a_page_is_accessible_fits_a_laptop_and_can_be_printed(open_page, name, where, theme):
     page = open_page(name, where, theme=theme)
     assert page.locator(".tff").count() == figures_on(name)
     text, _ = page.locator("article p").first.evaluate(COLOURS)
