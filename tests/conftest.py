@@ -22,6 +22,8 @@ ROOT = chapters.ROOT
 HTML = ROOT / "_build" / "html"
 NOTEBOOKS = chapters.paths()
 NAMES = [path.stem for path in NOTEBOOKS]
+# One chapter is for `make test`, the others for `make test-all`.
+OTHERS = [pytest.param(name, marks=pytest.mark.matrix) for name in NAMES if name != NAMES[1]]
 BAD = ("error", "warning")
 FOREIGN = re.compile(r"https?://(?!127\.0\.0\.1[:/])")
 WIDGET = "application/vnd.jupyter.widget"
@@ -79,11 +81,6 @@ def differences(first, second):
     pairs = zip(code_cells(first), code_cells(second), strict=True)
     cells = [(one, other) for one, other in pairs if "measured(" not in one.source]
     return [(a.id, shown(a), shown(b)) for a, b in cells if shown(a) != shown(b)]
-
-
-def all_but(*few):
-    """The chapters as parameters: the few are for `make test`, the others for `make test-all`."""
-    return [name if name in few else pytest.param(name, marks=pytest.mark.matrix) for name in NAMES]
 
 
 def tracked():

@@ -19,7 +19,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 JULIA = {"name": "julia-1", "display_name": "Julia"}
 ENDLESS = "import threading\nthreading.Event().wait()"
-
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 

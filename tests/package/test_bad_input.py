@@ -133,12 +133,6 @@ VALUES = [
     ("needs at least 1", KVTimeline),
     ("0 steps", lambda: KVTimeline(trace(PLAIN, GOOD, 0))),
 ]
-TYPES = [
-    (r"Linear.*GPTModel", partial(generate, torch.nn.Linear(2, 2), GOOD, 3)),
-    ("Linear", partial(trace, torch.nn.Linear(2, 2), GOOD, 3)),
-    ("cache is a PagedCache", partial(generate, FAST, GOOD, 1, cache=PagedCache(SMALL, 2))),
-    ("watched is a GPTModel; pass one not compiled", partial(trace, BLIND, GOOD, 3)),
-]
 REFUSED = [
     *[(error, words, partial(use, ids)) for error, words, ids in BAD_IDS for use in DOORS + DIRECT],
     *[(IndexError, "out of range", partial(use, ids)) for ids in OUTSIDE for use in DIRECT],
@@ -149,7 +143,10 @@ REFUSED = [
         for size in (least - 1, 1.5, 2.0, "3", True, None)
     ],
     *[(ValueError, words, call) for words, call in VALUES],
-    *[(TypeError, words, call) for words, call in TYPES],
+    (TypeError, r"Linear.*GPTModel", partial(generate, torch.nn.Linear(2, 2), GOOD, 3)),
+    (TypeError, "Linear", partial(trace, torch.nn.Linear(2, 2), GOOD, 3)),
+    (TypeError, "cache is a PagedCache", partial(generate, FAST, GOOD, 1, cache=PAGES)),
+    (TypeError, "watched is a GPTModel; pass one not compiled", partial(trace, BLIND, GOOD, 3)),
     (RuntimeError, "Missing.*blocks.1.att.W_key", partial(FAST.load_state_dict, INCOMPLETE)),
 ]
 

@@ -102,10 +102,11 @@ def test_nothing_jumps_while_a_figure_is_drawn_and_text_is_there_if_none_comes(n
     page.goto(f"{server}/chapters/00-intro.html", wait_until="networkidle")
     expect(page.get_by_role("heading", name="Summary")).to_be_visible()
     assert page.evaluate("window.shift") < 0.05
-    page.route("**/mount_widgets.js*", lambda route: route.fulfill(body=""))
+    page.route("**/mount_widgets.js*", lambda route: route.abort())
     page.reload()
     expect(page.get_by_role("heading", name="Summary")).to_be_visible()
     expect(page.locator(".tff")).to_have_count(0)
+    page.noticed.clear()
 
 
 def test_pages_and_figures_weigh_no_more_than_their_budgets(monkeypatch, capsys):
