@@ -134,22 +134,22 @@ def new_page(chromium):
 
     A test that asks for some looks at page.noticed, and clears it.
     """
-    contexts, pages = [], []
+    pages, noticed = [], []
 
     def opened(width=1280, theme="light", **options):
         options.setdefault("viewport", {"width": width, "height": 900})
-        contexts.append(chromium.new_context(color_scheme=theme, **options))
-        pages.append(contexts[-1].new_page())
-        page, page.noticed = pages[-1], []
-        page.on("pageerror", lambda problem: page.noticed.append(str(problem)))
-        page.on("console", lambda said: said.type in BAD and page.noticed.append(said.text))
-        page.on("request", lambda to: FOREIGN.match(to.url) and page.noticed.append(to.url))
+        page = chromium.new_page(color_scheme=theme, **options)
+        page.noticed = noticed
+        page.on("pageerror", lambda problem: noticed.append(str(problem)))
+        page.on("console", lambda said: said.type in BAD and noticed.append(said.text))
+        page.on("request", lambda to: FOREIGN.match(to.url) and noticed.append(to.url))
+        pages.append(page)
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
-    assert [page.noticed for page in pages if page.noticed] == []
+    for page in pages:
+        page.close()
+    assert noticed == []
 
 
 @pytest.fixture
