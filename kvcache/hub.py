@@ -38,28 +38,14 @@ LLAMA_NAMES = (
     ("tok_emb", "embed_tokens"),
 )
 # A size of LlamaConfig, and what the hub's files call it.
-LLAMA_SIZES = (
-    ("vocab_size", "vocab_size"),
-    ("context_length", "max_position_embeddings"),
-    ("emb_dim", "hidden_size"),
-    ("n_heads", "num_attention_heads"),
-    ("n_layers", "num_hidden_layers"),
-    ("n_kv_heads", "num_key_value_heads"),
-    ("hidden_dim", "intermediate_size"),
-    ("rope_base", "rope_theta"),
-    ("norm_eps", "rms_norm_eps"),
-)
-GPT2_NAMES = (
-    ("trf_blocks.", "h."),
-    ("att.qkv", "attn.c_attn"),
-    ("att.out_proj", "attn.c_proj"),
-    ("ff.layers.0", "mlp.c_fc"),
-    ("ff.layers.2", "mlp.c_proj"),
-    ("final_norm", "ln_f"),
-    ("norm", "ln_"),
-    ("tok_emb", "wte"),
-    ("pos_emb", "wpe"),
-)
+LLAMA_SIZES = (("vocab_size", "vocab_size"), ("context_length", "max_position_embeddings"))
+LLAMA_SIZES += (("emb_dim", "hidden_size"), ("n_heads", "num_attention_heads"))
+LLAMA_SIZES += (("n_layers", "num_hidden_layers"), ("n_kv_heads", "num_key_value_heads"))
+LLAMA_SIZES += (("hidden_dim", "intermediate_size"), ("rope_base", "rope_theta"))
+LLAMA_SIZES += (("norm_eps", "rms_norm_eps"),)
+GPT2_NAMES = (("trf_blocks.", "h."), ("att.qkv", "attn.c_attn"), ("att.out_proj", "attn.c_proj"))
+GPT2_NAMES += (("ff.layers.0", "mlp.c_fc"), ("ff.layers.2", "mlp.c_proj"))
+GPT2_NAMES += (("final_norm", "ln_f"), ("norm", "ln_"), ("tok_emb", "wte"), ("pos_emb", "wpe"))
 
 
 def load_smollm2(place=None, revision=None):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import data
-from .config import check_kv_heads, check_number, check_size, kv_heads, need, need_type, set_sizes
+from . import cached, data
+from .config import check_kinds, check_kv_heads, check_number, check_size, kv_heads, need, set_sizes
 
 # Bits of one number. int8 and int4 need scales beside them: 4 bytes for each vector of a cache, as
 # in QuantizedCache, and 2 bytes for every 32 weights, as llama.cpp stores them.
@@ -119,8 +119,9 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
     batch_size    sequences of that length at once
     dtype         of the cache; weight_dtype of the weights
 
-    Raises ValueError for a size that cannot be.
+    Raises TypeError for what is no ModelShape, ValueError for a size that cannot be.
     """
+    check_kinds(shape=(shape, ModelShape))
     memory_bytes = int(check_number("memory_bytes", memory_bytes, 1, math.inf))
     free = max(0, memory_bytes - weight_bytes(shape, weight_dtype))
     n_tokens = free // kv_cache_bytes(shape, 1, batch_size, dtype)
@@ -136,7 +137,7 @@ def measured_cache_bytes(model):
 
     Raises TypeError for a model that has no cache inside.
     """
-    need_type(hasattr(model, "reset_kv_cache"), "the model", model, "pass a cached.GPTModel")
+    check_kinds(model=(model, cached.GPTModel))
     return sum(buffer.nbytes for name, buffer in model.named_buffers() if "att.cache_" in name)
 
 
