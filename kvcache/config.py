@@ -23,7 +23,7 @@ def need_type(right, name, thing, remedy):
 def check_kinds(**arguments):
     """Raise TypeError for an argument, name=(value, kind), that is not of its kind."""
     for name, (value, kind) in arguments.items():
-        need_type(isinstance(value, kind), name, value, f"pass a {kind.__name__}")
+        need_type(isinstance(value, kind), name, value, f"pass a {getattr(kind, '__name__', kind)}")
 
 
 def check_all(name, things, kind, least=1):
@@ -31,7 +31,7 @@ def check_all(name, things, kind, least=1):
 
     Raises TypeError unless all are of a kind, ValueError if there are fewer than `least`.
     """
-    check_kinds(**{name: (things, Iterable)})
+    need_type(isinstance(things, Iterable), name, things, "pass a list")
     things = list(things)
     for each in things:
         check_kinds(**{f"one of {name}": (each, kind)})

@@ -23,20 +23,12 @@ GPT2 = "openai-community/gpt2"
 SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
 
 # Parts of our names and of the hub's; replaced in this order.
-LLAMA_NAMES = (
-    ("trf_blocks.", "layers."),
-    ("att.W_query", "self_attn.q_proj"),
-    ("att.W_key", "self_attn.k_proj"),
-    ("att.W_value", "self_attn.v_proj"),
-    ("att.out_proj", "self_attn.o_proj"),
-    ("norm1", "input_layernorm"),
-    ("norm2", "post_attention_layernorm"),
-    ("ff.gate", "mlp.gate_proj"),
-    ("ff.up", "mlp.up_proj"),
-    ("ff.down", "mlp.down_proj"),
-    ("final_norm.", "norm."),
-    ("tok_emb", "embed_tokens"),
-)
+LLAMA_NAMES = (("trf_blocks.", "layers."), ("att.W_query", "self_attn.q_proj"))
+LLAMA_NAMES += (("att.W_key", "self_attn.k_proj"), ("att.W_value", "self_attn.v_proj"))
+LLAMA_NAMES += (("att.out_proj", "self_attn.o_proj"), ("norm1", "input_layernorm"))
+LLAMA_NAMES += (("norm2", "post_attention_layernorm"), ("ff.gate", "mlp.gate_proj"))
+LLAMA_NAMES += (("ff.up", "mlp.up_proj"), ("ff.down", "mlp.down_proj"))
+LLAMA_NAMES += (("final_norm.", "norm."), ("tok_emb", "embed_tokens"))
 # A size of LlamaConfig, and what the hub's files call it.
 LLAMA_SIZES = (("vocab_size", "vocab_size"), ("context_length", "max_position_embeddings"))
 LLAMA_SIZES += (("emb_dim", "hidden_size"), ("n_heads", "num_attention_heads"))

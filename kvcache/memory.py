@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import cached, data
+from . import cached, config, data
 from .config import check_kinds, check_kv_heads, check_number, check_size, kv_heads, need, set_sizes
 
 # Bits of one number. int8 and int4 need scales beside them: 4 bytes for each vector of a cache, as
@@ -84,8 +84,9 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     cfg    a GPTConfig, which has a key and a value in each of its n_heads, or a ModelShape
     dtype  a torch dtype, or a name in BITS
 
-    Raises ValueError for a number of tokens or sequences that cannot be.
+    Raises TypeError for another cfg, ValueError for a number of tokens or sequences that cannot be.
     """
+    check_kinds(cfg=(cfg, config.GPTConfig | ModelShape))
     n_tokens = check_size("n_tokens", n_tokens, least=0)
     batch_size = check_size("batch_size", batch_size)
     n_vectors, n_numbers = 2 * kv_heads(cfg), cfg.head_dim

@@ -85,8 +85,7 @@ def read(path):
         record = Record(**json.loads(path.read_text(encoding="utf-8")))
         if (record.experiment, record.device) != (path.stem, path.parent.name):
             raise ValueError(f"it is one of {record.experiment} on {record.machine['name']}")
-        if empty := [name for name in record.rounds if not record[name].seconds.numel()]:
-            raise ValueError(f"{empty[0]} has no samples")
+        list(map(record.__getitem__, record.rounds))  # each has samples, or it is no Timing
     except (KeyError, TypeError, ValueError) as why:
         raise ValueError(f"{path} is no record ({why}); make measure NAME={path.stem}") from why
     return record

@@ -19,8 +19,8 @@ class MemoryCalculator(Figure):
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
         self.shapes = check_all("shapes", shapes, ModelShape, least=0)
-        gpus = check_all("GPUs", gpus, GPU, least=0)
-        need(self.shapes and gpus, "there are 0 shapes, or 0 GPUs", "pass at least 1 of each")
+        gpus = check_all("gpus", gpus, GPU, least=0)
+        need(self.shapes and gpus, "there are 0 shapes, or 0 gpus", "pass at least 1 of each")
         own, formats = {"name": "your own"}, []
         for name, bits in BITS.items():
             said = f"{name}: {bits} bits" + (" and scales" if name in SCALED else "")
