@@ -320,14 +320,10 @@ RIGHT = {"model": CACHING, "token_ids": GOOD, "max_new_tokens": 2, "cfg": SMALL,
 RIGHT |= {"shape": SHAPE, "memory_bytes": 1e6, "token_id": 3, "words": ["a", "b", "c"]}
 RIGHT |= {"x": torch.ones(3, 4), **dict.fromkeys(("W_q", "W_k", "W_v"), torch.ones(4, 2))}
 RIGHT |= {"pages": PAGES, "label": "", "sequences": {"a": (1, [])}, "reference": PLAIN}
-RIGHT |= {
-    "shots": [block_shot(PAGES, "", {})],
-    "runs": {"": (CALLS, 0)},
-    "changes": [({}, *"abc")] * 5,
-}
-RIGHT |= {"traces": TRACE, "step": TRACE.steps[0][0], "window": 4, "without": TIMED}
-RIGHT |= {"cached": TIMED, "timings": [TIMED], "seconds": TIMED.seconds, "n_prompt": 1}
-RIGHT |= {"curves": [("", [1], [2])], "rows": [("", 1)], "figure": print}
+RIGHT |= {"shots": [block_shot(PAGES, "", {})], "runs": {"": (CALLS, 0)}, "figure": print}
+RIGHT |= {"traces": TRACE, "step": TRACE.steps[0][0], "window": 4, "changes": [({}, *"abc")] * 5}
+RIGHT |= {"without": TIMED, "cached": TIMED, "timings": [TIMED], "seconds": TIMED.seconds}
+RIGHT |= {"curves": [("", [1], [2])], "rows": [("", 1)], "n_prompt": 1}
 RIGHT |= dict.fromkeys(("xlabel", "ylabel", "description"), "")
 # What is taken beside it, and what a message says in place of the name
 TAKES = dict.fromkeys(("Timing seconds", "Timing token_ids", "decode token_ids"), torch.Tensor)
@@ -349,8 +345,7 @@ def doors():
                     yield door, [each for each in named if not isinstance(each.default, bool)]
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("door", "wanted"), doors())
+@pytest.mark.parametrize(("door", "wanted"), list(doors()))
 def test_an_argument_of_any_kind_is_taken_as_it_is_meant_or_refused_by_name(door, wanted):
     right = {each.name: RIGHT.get(each.name, each.default) for each in wanted}
     right |= OWN.get(door.__name__, {})
