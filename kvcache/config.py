@@ -34,7 +34,7 @@ def check_all(name, things, kind, least=1):
     need_type(isinstance(things, Iterable), name, things, "pass a list")
     things = list(things)
     for each in things:
-        check_kinds(**{f"one of {name}": (each, kind)})
+        check_kinds(**{f"a {name.removesuffix('s')}": (each, kind)})
     need(len(things) >= least, f"there are {len(things)} {name}", f"this needs at least {least}")
     return things
 

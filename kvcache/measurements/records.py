@@ -47,7 +47,10 @@ class Record:
         return Timing(name, 0, torch.tensor(self.rounds[name], dtype=torch.float64), NO_TOKENS)
 
     def timing(self, name, prompt):
-        """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave."""
+        """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave.
+
+        Raises what `Timing` raises.
+        """
         token_ids = torch.cat([prompt.cpu(), torch.tensor([self.gave[name]])], dim=1)
         return Timing(name, prompt.shape[1], self[name].seconds, token_ids)
 

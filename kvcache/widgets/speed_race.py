@@ -32,7 +32,7 @@ class SpeedRace(Figure):
         super().__init__(data={"n_prompt": without.n_prompt, "runs": runs, "same": same}, **kwargs)
 
     def still(self):
-        """The curves of both generations, whole."""
+        """The curves of both generations, whole. Raises what `time_per_token` raises."""
         plot = time_per_token(self.timings)
         plot.description = f"Speed race. {plot.description}"
         return plot._repr_html_()
