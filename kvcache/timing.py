@@ -79,8 +79,8 @@ def time_generation(model, token_ids, max_new_tokens, repeats=3, make_cache=None
     make_cache  makes an empty cache for each repeat; None: the model is handed none
     options     of `stream`
 
-    Raises TypeError for a make_cache that cannot be called, ValueError for a number of repeats or
-    tokens that cannot be, and what `stream` raises.
+    Raises ValueError for a number of repeats or tokens that cannot be, and what `stream` raises for
+    things of a wrong kind, also for a make_cache that cannot be called.
     """
     right = make_cache is None or callable(make_cache)
     need_type(right, "make_cache", make_cache, "pass a function")
