@@ -1,5 +1,6 @@
 """What a GPT is made of, and what it may be fed: `GPTConfig` and the sizes used in the book."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -17,6 +18,25 @@ def need(condition, problem, remedy, error=ValueError):
 def need_type(right, name, thing, remedy):
     """Raise TypeError with the name of a thing's type, unless it is of a right one."""
     need(right, f"{name} is a {type(thing).__name__}", remedy, TypeError)
+
+
+def check_kinds(**arguments):
+    """Raise TypeError for an argument, name=(value, kind), that is not of its kind."""
+    for name, (value, kind) in arguments.items():
+        need_type(isinstance(value, kind), name, value, f"pass a {getattr(kind, '__name__', kind)}")
+
+
+def check_all(name, things, kind, least=1):
+    """Things that can be gone through, as a list.
+
+    Raises TypeError unless all are of a kind, ValueError if there are fewer than `least`.
+    """
+    need_type(isinstance(things, Iterable), name, things, "pass a list")
+    things = list(things)
+    for each in things:
+        check_kinds(**{f"a {name.removesuffix('s')}": (each, kind)})
+    need(len(things) >= least, f"there are {len(things)} {name}", f"this needs at least {least}")
+    return things
 
 
 def check_size(name, size, least=1):

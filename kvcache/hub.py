@@ -23,43 +23,21 @@ GPT2 = "openai-community/gpt2"
 SPLIT_AS_SMOLLM = b"tokenizer.ggml.pre" + struct.pack("<IQ", 8, 6) + b"smollm"
 
 # Parts of our names and of the hub's; replaced in this order.
-LLAMA_NAMES = (
-    ("trf_blocks.", "layers."),
-    ("att.W_query", "self_attn.q_proj"),
-    ("att.W_key", "self_attn.k_proj"),
-    ("att.W_value", "self_attn.v_proj"),
-    ("att.out_proj", "self_attn.o_proj"),
-    ("norm1", "input_layernorm"),
-    ("norm2", "post_attention_layernorm"),
-    ("ff.gate", "mlp.gate_proj"),
-    ("ff.up", "mlp.up_proj"),
-    ("ff.down", "mlp.down_proj"),
-    ("final_norm.", "norm."),
-    ("tok_emb", "embed_tokens"),
-)
+LLAMA_NAMES = (("trf_blocks.", "layers."), ("att.W_query", "self_attn.q_proj"))
+LLAMA_NAMES += (("att.W_key", "self_attn.k_proj"), ("att.W_value", "self_attn.v_proj"))
+LLAMA_NAMES += (("att.out_proj", "self_attn.o_proj"), ("norm1", "input_layernorm"))
+LLAMA_NAMES += (("norm2", "post_attention_layernorm"), ("ff.gate", "mlp.gate_proj"))
+LLAMA_NAMES += (("ff.up", "mlp.up_proj"), ("ff.down", "mlp.down_proj"))
+LLAMA_NAMES += (("final_norm.", "norm."), ("tok_emb", "embed_tokens"))
 # A size of LlamaConfig, and what the hub's files call it.
-LLAMA_SIZES = (
-    ("vocab_size", "vocab_size"),
-    ("context_length", "max_position_embeddings"),
-    ("emb_dim", "hidden_size"),
-    ("n_heads", "num_attention_heads"),
-    ("n_layers", "num_hidden_layers"),
-    ("n_kv_heads", "num_key_value_heads"),
-    ("hidden_dim", "intermediate_size"),
-    ("rope_base", "rope_theta"),
-    ("norm_eps", "rms_norm_eps"),
-)
-GPT2_NAMES = (
-    ("trf_blocks.", "h."),
-    ("att.qkv", "attn.c_attn"),
-    ("att.out_proj", "attn.c_proj"),
-    ("ff.layers.0", "mlp.c_fc"),
-    ("ff.layers.2", "mlp.c_proj"),
-    ("final_norm", "ln_f"),
-    ("norm", "ln_"),
-    ("tok_emb", "wte"),
-    ("pos_emb", "wpe"),
-)
+LLAMA_SIZES = (("vocab_size", "vocab_size"), ("context_length", "max_position_embeddings"))
+LLAMA_SIZES += (("emb_dim", "hidden_size"), ("n_heads", "num_attention_heads"))
+LLAMA_SIZES += (("n_layers", "num_hidden_layers"), ("n_kv_heads", "num_key_value_heads"))
+LLAMA_SIZES += (("hidden_dim", "intermediate_size"), ("rope_base", "rope_theta"))
+LLAMA_SIZES += (("norm_eps", "rms_norm_eps"),)
+GPT2_NAMES = (("trf_blocks.", "h."), ("att.qkv", "attn.c_attn"), ("att.out_proj", "attn.c_proj"))
+GPT2_NAMES += (("ff.layers.0", "mlp.c_fc"), ("ff.layers.2", "mlp.c_proj"))
+GPT2_NAMES += (("final_norm", "ln_f"), ("norm", "ln_"), ("tok_emb", "wte"), ("pos_emb", "wpe"))
 
 
 def load_smollm2(place=None, revision=None):

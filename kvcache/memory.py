@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import data
-from .config import check_kv_heads, check_number, check_size, kv_heads, need, need_type, set_sizes
+from . import cached, config, data
+from .config import check_kinds, check_kv_heads, check_number, check_size, kv_heads, need, set_sizes
 
 # Bits of one number. int8 and int4 need scales beside them: 4 bytes for each vector of a cache, as
 # in QuantizedCache, and 2 bytes for every 32 weights, as llama.cpp stores them.
@@ -84,8 +84,9 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
     cfg    a GPTConfig, which has a key and a value in each of its n_heads, or a ModelShape
     dtype  a torch dtype, or a name in BITS
 
-    Raises ValueError for a number of tokens or sequences that cannot be.
+    Raises TypeError for another cfg, ValueError for a number of tokens or sequences that cannot be.
     """
+    check_kinds(cfg=(cfg, config.GPTConfig | ModelShape))
     n_tokens = check_size("n_tokens", n_tokens, least=0)
     batch_size = check_size("batch_size", batch_size)
     n_vectors, n_numbers = 2 * kv_heads(cfg), cfg.head_dim
@@ -119,8 +120,9 @@ def longest_context(shape, memory_bytes, batch_size=1, dtype="bfloat16", weight_
     batch_size    sequences of that length at once
     dtype         of the cache; weight_dtype of the weights
 
-    Raises ValueError for a size that cannot be.
+    Raises TypeError for what is no ModelShape, ValueError for a size that cannot be.
     """
+    check_kinds(shape=(shape, ModelShape))
     memory_bytes = int(check_number("memory_bytes", memory_bytes, 1, math.inf))
     free = max(0, memory_bytes - weight_bytes(shape, weight_dtype))
     n_tokens = free // kv_cache_bytes(shape, 1, batch_size, dtype)
@@ -136,7 +138,7 @@ def measured_cache_bytes(model):
 
     Raises TypeError for a model that has no cache inside.
     """
-    need_type(hasattr(model, "reset_kv_cache"), "the model", model, "pass a cached.GPTModel")
+    check_kinds(model=(model, cached.GPTModel))
     return sum(buffer.nbytes for name, buffer in model.named_buffers() if "att.cache_" in name)
 
 

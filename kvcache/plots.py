@@ -11,19 +11,15 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 
+from .config import check_all, check_kinds
 from .palette import OTHER, RECOMPUTED, REUSED
+from .timing import Timing
 
 TEXT = "#000000"  # in the page: the colour of the text around the figure
-STYLE = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.figsize": (5, 3.2),  # narrow: on a phone, its text is still large enough to read
-    "font.size": 12.5,
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-    "savefig.transparent": True,
-    "svg.fonttype": "none",
-}
+# Narrow: on a phone, its text is still large enough to read.
+STYLE = {"figure.figsize": (5, 3.2), "font.size": 12.5, "lines.linewidth": 2}
+STYLE |= dict.fromkeys(("axes.spines.right", "axes.spines.top", "legend.frameon"), False)
+STYLE |= {"savefig.transparent": True, "svg.fonttype": "none"}
 
 # Without a cache, with one; and once more, of another kind.
 CACHES = plt.cycler(color=[RECOMPUTED, REUSED] * 2, linestyle=["--", "-", ":", "-."])
@@ -57,7 +53,11 @@ def lines(curves, xlabel, ylabel, description, styles=OTHERS):
     """Curves over a common axis, with a legend above where there are several.
 
     curves  [(label, x, y), ...], in the order of the styles: CACHES, LIMITS or OTHERS
+
+    Raises TypeError for curves or texts of another kind, ValueError for no curve.
     """
+    curves = check_all("curves", curves, tuple)
+    check_kinds(xlabel=(xlabel, str), ylabel=(ylabel, str), description=(description, str))
     with plt.rc_context({**STYLE, "axes.prop_cycle": styles}):
         figure, axes = plt.subplots()
         for label, x, y in curves:
@@ -71,9 +71,12 @@ def lines(curves, xlabel, ylabel, description, styles=OTHERS):
 
 
 def time_per_token(timings):
-    """Milliseconds for each new token against its position. Without a cache first, then with."""
+    """Milliseconds for each new token against its position. Without a cache first, then with.
+
+    Raises TypeError for what is no Timing, ValueError for none.
+    """
     curves, description = [], "Time per token against position."
-    for timing in timings:
+    for timing in check_all("timings", timings, Timing):
         times = 1000 * timing.per_token
         positions = range(timing.n_prompt, timing.n_prompt + len(times))
         curves.append((timing.label, positions, times))
@@ -87,8 +90,11 @@ def bars(rows, xlabel, description, colours=()):
 
     rows     [(label, value), ...]
     colours  of the palette, for the first bars; the others have the colour of the text
+
+    Raises TypeError for rows, colours or texts of another kind, ValueError for no row.
     """
-    rows, colours = list(rows), list(colours)
+    rows, colours = check_all("rows", rows, tuple), check_all("colours", colours, str, least=0)
+    check_kinds(xlabel=(xlabel, str), description=(description, str))
     with plt.rc_context({**STYLE, "figure.figsize": (5, 0.6 + 0.65 * len(rows))}):
         figure, axes = plt.subplots()
         for row, (label, value) in enumerate(rows):

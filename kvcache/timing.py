@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .config import check_size
+from .config import check_kinds, check_size, need, need_type
 from .generate import stream
 
 
@@ -18,12 +18,23 @@ class Timing:
     n_prompt   tokens in the prompt
     seconds    (repeats, n_new_tokens): how long each new token took
     token_ids  (batch, n_prompt + n_new_tokens): what was generated
+
+    Raises TypeError for what is no text or tensor, ValueError for another shape, or one with a 0.
     """
 
     label: str
     n_prompt: int
     seconds: torch.Tensor
     token_ids: torch.Tensor
+
+    def __post_init__(self):
+        check_kinds(label=(self.label, str), seconds=(self.seconds, torch.Tensor))
+        check_kinds(token_ids=(self.token_ids, torch.Tensor))
+        check_size("n_prompt", self.n_prompt, least=0)
+        shapes = tuple(self.seconds.shape), tuple(self.token_ids.shape)
+        right = len(shapes[0]) == len(shapes[1]) == 2 and 0 not in shapes[0]
+        remedy = "give (repeats, n_new_tokens), with no 0, and (batch, n_tokens)"
+        need(right, f"seconds and token_ids have shapes {shapes}", remedy)
 
     @property
     def per_token(self):
@@ -68,8 +79,12 @@ def time_generation(model, token_ids, max_new_tokens, repeats=3, make_cache=None
     make_cache  makes an empty cache for each repeat; None: the model is handed none
     options     of `stream`
 
-    Raises ValueError for a number of repeats that cannot be, and what `stream` raises.
+    Raises ValueError for a number of repeats or tokens that cannot be, and what `stream` raises for
+    things of a wrong kind, also for a make_cache that cannot be called.
     """
+    right = make_cache is None or callable(make_cache)
+    need_type(right, "make_cache", make_cache, "pass a function")
+    check_size("max_new_tokens", max_new_tokens)
     rounds = []
     for _ in range(check_size("repeats", repeats)):
         cache = {"cache": make_cache()} if make_cache else {}

@@ -109,7 +109,7 @@ def watch(model, vectors=False):
     Raises TypeError for a model without such a module. At the call: ValueError for a larger batch,
     RuntimeError for a cache that hands over other keys than it tells of.
     """
-    calls, noted, places, parameters = [], {}, [], signature(model.forward)
+    calls, noted, places, parameters = [], {}, [], signature(inside(model).forward)
     attends = [part for name, part in model.named_modules() if name.split(".")[-1] == "attend"]
     need_type(inside(model) is model and attends, "what is watched", model, "pass one not compiled")
 

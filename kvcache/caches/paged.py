@@ -185,9 +185,7 @@ class PagedBatch(Cache):
         tables = pad_sequence(tables, batch_first=True)
         # Sent to the device, and nobody waits for it.
         tables = tables.to(device, non_blocking=True)
-        n_past = torch.tensor(lengths, device="cpu").to(device, non_blocking=True)[
-            :, None
-        ]  # (batch, 1)
+        n_past = torch.tensor(lengths, device="cpu").to(device, non_blocking=True)[:, None]
 
         def slots(places):
             """Where the tokens at these places of each text lie in memory."""

@@ -106,9 +106,7 @@ class Experiment:
         if seconds is not None:  # one more round would take too long
             return n_rounds > 0 and spent + spent / n_rounds > seconds
         error, worst = max((record.error(name), name) for name in record.rounds)
-        problem = (
-            f"{self.name}: after {n_rounds} rounds '{worst}' is known to ± {error:.1%}, not to"
-        )
+        problem = f"after {n_rounds} rounds '{worst}' is known to ± {error:.1%}, not to"
         remedy = f"close what else is running; make measure NAME={self.name}"
         unsteady = n_rounds >= self.most and error > self.spread
         need(not unsteady, f"{problem} ± {self.spread:.0%}", remedy, UnsteadyError)
@@ -169,15 +167,10 @@ def machine(device):
         name, n_bytes = properties.name, properties.total_memory
     loaded = [name for name in ("torch", "transformers") if name in sys.modules]
     versions = {name: sys.modules[name].__version__ for name in loaded}
-    return {
-        "device": torch.device(device).type,
-        "name": name,
-        "cores": psutil.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gb": round(n_bytes / 1e9, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **versions},
-    }
+    said = {"device": torch.device(device).type, "name": name, "cores": psutil.cpu_count()}
+    said |= {"threads": torch.get_num_threads(), "memory_gb": round(n_bytes / 1e9, 1)}
+    said |= {"system": f"{platform.system()} {platform.machine()}"}
+    return said | {"versions": {"python": platform.python_version(), **versions}}
 
 
 def processor():

@@ -47,7 +47,10 @@ class Record:
         return Timing(name, 0, torch.tensor(self.rounds[name], dtype=torch.float64), NO_TOKENS)
 
     def timing(self, name, prompt):
-        """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave."""
+        """The Timing of a generation: prompt (1, n_prompt), then the tokens that it gave.
+
+        Raises what `Timing` raises.
+        """
         token_ids = torch.cat([prompt.cpu(), torch.tensor([self.gave[name]])], dim=1)
         return Timing(name, prompt.shape[1], self[name].seconds, token_ids)
 
@@ -85,8 +88,7 @@ def read(path):
         record = Record(**json.loads(path.read_text(encoding="utf-8")))
         if (record.experiment, record.device) != (path.stem, path.parent.name):
             raise ValueError(f"it is one of {record.experiment} on {record.machine['name']}")
-        if empty := [name for name in record.rounds if not record[name].seconds.numel()]:
-            raise ValueError(f"{empty[0]} has no samples")
+        list(map(record.__getitem__, record.rounds))  # each has samples, or it is no Timing
     except (KeyError, TypeError, ValueError) as why:
         raise ValueError(f"{path} is no record ({why}); make measure NAME={path.stem}") from why
     return record

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..config import need
+from ..config import check_all, check_kinds, need
 from .figure import Figure
 from .still import table
 
@@ -16,11 +16,12 @@ class Attention(Figure):
 
     Every number is computed here, for the first 1, 2, ... n_tokens words, with and without a mask.
 
-    Raises ValueError for no words, for shapes that disagree, and for numbers that are not finite.
+    Raises TypeError for words that are no texts and for what is no tensor, ValueError for no words,
+    for shapes that disagree, and for numbers that are not finite.
     """
 
     def __init__(self, words, x, W_q, W_k, W_v, **kwargs):  # noqa: N803
-        words = list(words)
+        words = check_all("words", words, str)
         _check(words, {"x": x, "W_q": W_q, "W_k": W_k, "W_v": W_v})
         x, *matrices = (matrix.detach().cpu().double() for matrix in (x, W_q, W_k, W_v))
         lengths = range(1, len(words) + 1)
@@ -38,7 +39,7 @@ class Attention(Figure):
 
 
 def _check(words, matrices):
-    need(words, "there are 0 words", "give at least 1")
+    check_kinds(**{name: (matrix, torch.Tensor) for name, matrix in matrices.items()})
     emb_dim, head_dim = (matrices[name].shape[-1:].numel() for name in ("x", "W_q"))
     remedy = "give x (n_words, emb_dim) and each matrix (emb_dim, head_dim), with no 0"
     for name, matrix in matrices.items():

@@ -1,6 +1,7 @@
 """Blocks and block tables: which blocks of a paged cache are taken, shared and free."""
 
-from ..config import need
+from ..caches import PagedCache
+from ..config import check_all, check_kinds, need
 from ..tokenizer import token_label
 from .figure import Figure
 from .still import table
@@ -12,8 +13,10 @@ def block_shot(pages, label, sequences):
     label      what has happened, in a few words
     sequences  {name: (number of the sequence, token ids of all that it stores)}
 
-    Raises ValueError if a sequence is not there, or if it stores more tokens than were given.
+    Raises TypeError for what is no PagedCache, text or dict, ValueError if a sequence is not there,
+    or if it stores more tokens than were given.
     """
+    check_kinds(pages=(pages, PagedCache), label=(label, str), sequences=(sequences, dict))
     blocks = [{"users": [], "tokens": []} for _ in pages.n_users]
     tables, lengths, size = {}, {}, pages.block_size
     for name, (sequence, token_ids) in sequences.items():
@@ -33,12 +36,11 @@ class BlockTables(Figure):
 
     shots  what `block_shot` returned, at least 1
 
-    Raises ValueError for none, or for shots of caches of different sizes.
+    Raises TypeError for what is no shot, ValueError for none, or for caches of different sizes.
     """
 
     def __init__(self, shots, **kwargs):
-        shots = list(shots)
-        need(shots, "there are 0 shots", "BlockTables needs at least 1")
+        shots = check_all("shots", shots, dict)
         sizes = {(shot["size"], len(shot["blocks"])) for shot in shots}
         need(len(sizes) == 1, f"the shots are of caches of sizes {sorted(sizes)}", "show one cache")
         super().__init__(data={"size": shots[0]["size"], "shots": shots}, **kwargs)

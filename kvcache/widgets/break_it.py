@@ -2,9 +2,10 @@
 
 import torch
 
-from ..config import need
+from ..config import check_all, check_kinds, need
 from ..generate import eval_mode, generate, inside
 from ..tokenizer import token_label, token_texts
+from ..trace import Call
 from .figure import Figure
 from .still import table
 
@@ -16,15 +17,19 @@ class BreakIt(Figure):
     runs       {name of the bug: (calls, start)}: what `trace.watch` recorded, and the number (from
                0) of the call that is the prefill of the text to show; earlier ones are other texts
 
-    Raises ValueError for no runs, or for a run without calls to show, and what `stream` raises.
+    Raises TypeError for other things, ValueError for no runs, or for a run without calls to show,
+    and what `stream` raises.
     """
 
     def __init__(self, reference, runs, **kwargs):
-        runs = [(name, list(calls), start) for name, (calls, start) in runs.items()]
+        check_kinds(runs=(runs, dict))
+        runs = [
+            (bug, check_all(bug, calls, Call, 0), start) for bug, (calls, start) in runs.items()
+        ]
         need(runs, "no runs were given", "BreakIt needs at least 1")
         for name, calls, start in runs:
             problem = f"{name}: start is {start}, with {len(calls)} calls recorded"
-            need(0 <= start < len(calls), problem, "give the number of one of them")
+            need(start in range(len(calls)), problem, "give the number of one of them")
         with torch.no_grad(), eval_mode(inside(reference)):
             super().__init__(data={"runs": [_run(reference, *run) for run in runs]}, **kwargs)
 

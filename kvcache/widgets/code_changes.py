@@ -2,7 +2,7 @@
 
 from difflib import SequenceMatcher
 
-from ..config import need
+from ..config import check_all, need
 from .figure import Figure
 from .still import timelines
 
@@ -14,12 +14,12 @@ class CodeChanges(Figure):
              after)}; tokens are the labels of the experiment's; before and after are rows, a letter
              for each token and a note
 
-    Raises ValueError unless there are five.
+    Raises TypeError for what is no such tuple, ValueError unless there are five.
     """
 
     def __init__(self, changes, **kwargs):
         shown = []
-        for sources, tokens, before, after in changes:
+        for sources, tokens, before, after in check_all("changes", changes, tuple, least=0):
             pieces = []
             for where, (old, new) in sources.items():
                 blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()

@@ -4,9 +4,9 @@ import base64
 
 import torch
 
-from ..config import need, need_type
+from ..config import check_all, check_kinds, need
 from ..tokenizer import token_label, token_texts
-from ..trace import Trace
+from ..trace import LayerStep, Trace
 from .figure import Figure
 from .still import timelines
 
@@ -21,9 +21,8 @@ class KVTimeline(Figure):
     """
 
     def __init__(self, *traces, **kwargs):
-        need(traces, "no trace was given", "KVTimeline needs at least 1")
+        check_all("traces", traces, Trace)
         for trace in traces:
-            need_type(isinstance(trace, Trace), "a trace", trace, "pass what trace() returned")
             need(trace.steps, "the trace has 0 steps", "trace at least 1 new token")
         depths = [len(trace.steps[0]) for trace in traces]
         need(len(set(depths)) == 1, f"the traces have {depths} layers", "compare equal depths")
@@ -38,23 +37,21 @@ class KVTimeline(Figure):
 def _panel(trace):
     """One trace as JSON. marks[layer][step] has a letter for each position: n, c or r."""
     by_layer = list(zip(*trace.steps, strict=True))  # [layer][step]
-    return {
-        "title": "With a cache" if trace.use_cache else "Without a cache",
-        "use_cache": trace.use_cache,
-        "tokens": [token_label(token_id) for token_id in trace.token_ids],
-        "texts": token_texts(trace.token_ids),
-        "n_prompt": trace.n_prompt,
-        "marks": [[letters(step) for step in layer] for layer in by_layer],
-        "vectors": [[_vectors(step) for step in layer] for layer in by_layer],
-        "n_heads": by_layer[0][0].keys.shape[1] if by_layer[0][0].keys is not None else 0,
-    }
+    title, keys = "With a cache" if trace.use_cache else "Without a cache", by_layer[0][0].keys
+    panel = {"title": title, "use_cache": trace.use_cache, "n_prompt": trace.n_prompt}
+    panel |= {"tokens": [token_label(token_id) for token_id in trace.token_ids]}
+    panel |= {"texts": token_texts(trace.token_ids)}
+    panel |= {"marks": [[letters(step) for step in layer] for layer in by_layer]}
+    panel |= {"vectors": [[_vectors(step) for step in layer] for layer in by_layer]}
+    return panel | {"n_heads": 0 if keys is None else keys.shape[1]}
 
 
 def letters(step):
     """A letter for each position of a LayerStep, in order: r(eused), c (recomputed), n(ew).
 
-    Raises ValueError if it has not all positions, as in a window.
+    Raises TypeError for anything else, ValueError if it has not all positions, as in a window.
     """
+    check_kinds(step=(step, LayerStep))
     n_places, newest = len(step.reused + step.recomputed + step.new), max(step.new, default=0)
     need(n_places > newest, "a step has let go of tokens", "trace with a cache that keeps all")
     return "r" * len(step.reused) + "c" * len(step.recomputed) + "n" * len(step.new)

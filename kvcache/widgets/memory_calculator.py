@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from ..config import need
-from ..memory import BITS, GPU, GPUS, MODEL_SHAPES, SCALED, kv_cache_bytes, weight_bytes
+from ..config import check_all, need
+from ..memory import BITS, GPU, GPUS, MODEL_SHAPES, SCALED, ModelShape, kv_cache_bytes, weight_bytes
 from .figure import Figure
 from .still import table
 
@@ -14,12 +14,13 @@ class MemoryCalculator(Figure):
     shapes  ModelShape objects to choose from; the first is shown first
     gpus    GPU objects to choose from
 
-    Raises ValueError if there are none.
+    Raises TypeError for anything else, ValueError if there are none.
     """
 
     def __init__(self, shapes=MODEL_SHAPES, gpus=GPUS, **kwargs):
-        self.shapes, gpus = tuple(shapes), tuple(gpus)
-        need(self.shapes and gpus, "there are 0 shapes, or 0 GPUs", "pass at least 1 of each")
+        self.shapes = check_all("shapes", shapes, ModelShape, least=0)
+        gpus = check_all("gpus", gpus, GPU, least=0)
+        need(self.shapes and gpus, "there are 0 shapes, or 0 gpus", "pass at least 1 of each")
         own, formats = {"name": "your own"}, []
         for name, bits in BITS.items():
             said = f"{name}: {bits} bits" + (" and scales" if name in SCALED else "")

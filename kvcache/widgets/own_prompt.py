@@ -3,7 +3,7 @@
 import ipywidgets
 from IPython.display import clear_output, display
 
-from ..config import need
+from ..config import check_kinds, check_size, need, need_type
 from ..tokenizer import encode
 from .figure import show
 
@@ -21,10 +21,14 @@ class OwnPrompt(ipywidgets.VBox):
     max_new_tokens  likewise
     device          where the model is
 
-    What `figure` raises is shown in place, and an earlier figure stays.
+    What `figure` raises is shown in place, and an earlier figure stays. Raises TypeError for a
+    figure that cannot be called or a prompt that is no text, ValueError for no number of tokens.
     """
 
     def __init__(self, figure, prompt="Time flies", max_new_tokens=6, device="cpu"):
+        need_type(callable(figure), "figure", figure, "pass a function")
+        check_kinds(prompt=(prompt, str))
+        check_size("max_new_tokens", max_new_tokens)
         self.figure, self.device = figure, device
         self.prompt = ipywidgets.Text(prompt, description="Prompt")
         options = {"description": "New tokens", "min": 1, "max": 200}

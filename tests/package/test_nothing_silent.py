@@ -1,9 +1,14 @@
 """Whole kinds of silent faults, searched for mechanically: each place, each setting, anything."""
 
 import copy
+import importlib
+import inspect
 import itertools
 import math
-from contextlib import suppress
+import pkgutil
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from functools import partial
 from numbers import Integral, Real
 
@@ -14,15 +19,18 @@ from conftest import SMALL, twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_and_caches import ALL, assert_near, make_cache, make_gpt, make_llama
-from test_bad_input import GOOD, PLAIN, SHAPE, SIZES, STORED
+from test_bad_input import CACHING, FAST, GOOD, PAGES, PLAIN, SHAPE, SIZES, STORED
 from torch.overrides import TorchFunctionMode
 
-from kvcache import generate, optimized, stream
+import kvcache
+from kvcache import generate, optimized, stream, trace
 from kvcache.caches import ConcatCache, NoCache, PagedCache
 from kvcache.generate import pad_left
 from kvcache.llama import LlamaModel
 from kvcache.memory import MODEL_SHAPES, kv_cache_bytes, longest_context
 from kvcache.timing import Timing, time_generation
+from kvcache.trace import watch
+from kvcache.widgets import block_shot
 
 PASSES = (5, 1, 4, 1)  # tokens of a prompt, and of what follows
 
@@ -228,7 +236,7 @@ ANYTHING = st.one_of(
     st.floats(),
     st.fractions(),
     st.text(max_size=2),
-    st.sampled_from([True, None, [3], {}, 3j, 10**400, torch.tensor(3), numpy.float32(2)]),
+    st.sampled_from([True, [3], {}, 3j, 10**400, torch.tensor(3), numpy.float32(2)]),
     st.integers(0, 30).map(numpy.int32),
     st.integers(0, 30).map(numpy.uint8),
 )
@@ -298,3 +306,59 @@ def test_a_compiled_model_writes_as_the_model_does(make):
     compiled, takes_one = torch.compile(model, backend="eager"), make in (make_gpt, make_llama)
     options = {"cache": ConcatCache(model.cfg)} if takes_one else {}
     assert torch.equal(generate(compiled, GOOD, 4, **options), generate(model, GOOD, 4))
+
+
+# Their sizes are asked above, files and weights in test_hub; experiments measure the rest of them.
+MEASURED = r"\.(baseline|cached|caches|config|data|hub|llama|measurements|optimized|time_flies)\b"
+BEHIND = ("chooser", "next_tokens", "next_tokens_with", "pad_left", "weight_bytes", "ModelShape")
+TIMED, TRACE = Timing("", 1, torch.ones(2, 3), torch.zeros(1, 4).long()), trace(PLAIN, GOOD, 2)
+with watch(PLAIN) as CALLS:
+    generate(PLAIN, GOOD, 3)
+# What is right for an argument of that name, or of one function; else its default is
+OWN = {"Ring": {"model": FAST}, "token_texts": {"token_ids": [1]}}
+RIGHT = {"model": CACHING, "token_ids": GOOD, "max_new_tokens": 2, "cfg": SMALL, "n_tokens": 3}
+RIGHT |= {"shape": SHAPE, "memory_bytes": 1e6, "token_id": 3, "words": ["a", "b", "c"]}
+RIGHT |= {"x": torch.ones(3, 4), **dict.fromkeys(("W_q", "W_k", "W_v"), torch.ones(4, 2))}
+RIGHT |= {"pages": PAGES, "label": "", "sequences": {"a": (1, [])}, "reference": PLAIN}
+RIGHT |= {"shots": [block_shot(PAGES, "", {})], "runs": {"": (CALLS, 0)}, "figure": print}
+RIGHT |= {"traces": TRACE, "step": TRACE.steps[0][0], "window": 4, "changes": [({}, *"abc")] * 5}
+RIGHT |= {"without": TIMED, "cached": TIMED, "timings": [TIMED], "seconds": TIMED.seconds}
+RIGHT |= {"curves": [("", [1], [2])], "rows": [("", 1)], "n_prompt": 1}
+RIGHT |= dict.fromkeys(("xlabel", "ylabel", "description"), "")
+# What is taken beside it, and what a message says in place of the name
+TAKES = dict.fromkeys(("Timing seconds", "Timing token_ids", "decode token_ids"), torch.Tensor)
+TAKES |= {"bars colours": Iterable, "token_texts token_ids": Iterable, "OwnPrompt figure": object}
+TAKES |= {"OwnPrompt device": object, "time_generation make_cache": object}
+CALLED = {"reference": "the model", "weight_dtype": "dtype", "styles": "cycle", "colours": "colo"}
+WRONG = [None, [1, 2], "ab", -1, 1.5, torch.empty(0), torch.ones(2, 3, 4), torch.ones(1, 3)]
+
+
+def doors():
+    """Each public function and class that says what it raises, with its arguments, but flags."""
+    for found in pkgutil.walk_packages(kvcache.__path__, "kvcache."):
+        if not re.search(MEASURED, found.name):
+            for name, door in list(vars(importlib.import_module(found.name)).items()):
+                ours = getattr(door, "__module__", None) == found.name and name not in BEHIND
+                if ours and name[0] != "_" and "aises " in (door.__doc__ or ""):
+                    wanted = inspect.signature(door).parameters.values()
+                    named = [each for each in wanted if each.kind != each.VAR_KEYWORD]
+                    yield door, [each for each in named if not isinstance(each.default, bool)]
+
+
+@pytest.mark.parametrize(("door", "wanted"), list(doors()))
+def test_an_argument_of_any_kind_is_taken_as_it_is_meant_or_refused_by_name(door, wanted):
+    right = {each.name: RIGHT.get(each.name, each.default) for each in wanted}
+    right |= OWN.get(door.__name__, {})
+    for name, default in [(each.name, each.default) for each in wanted]:
+        kind = () if isinstance(right[name], int | torch.Tensor) else type(right[name])
+        kind = TAKES.get(f"{door.__name__} {name}", kind)
+        for value in [*WRONG, type(right[name]), (number for number in [1, 2])]:
+            given = right | {name: value}
+            several = [given.pop("traces")] if "traces" in given else []
+            try:
+                found = door(*several, **given)
+                with found if door is watch else nullcontext():
+                    fine = value is default or isinstance(value, kind)
+            except (TypeError, ValueError) as why:
+                fine = re.search(CALLED.get(name, name.removesuffix("s")), str(why))
+            assert fine, (name, value)
