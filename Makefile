@@ -10,7 +10,7 @@ QUICK := tests/package tests/measurements tests/project
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab watch check test test-all notebooks picture bench measure numbers budgets screenshots previews
+.PHONY: help book serve lab watch check test test-all notebooks picture bench measure numbers budgets live screenshots previews
 .PHONY: lighthouse validate links train address lock update clean distclean
 
 help: ## print this list
@@ -68,6 +68,9 @@ numbers: .venv/.book ## bring the numbers in the chapters' text up to date with 
 
 budgets: ## print what pages and figures weigh, each beside its budget
 	@$(PYTHON) tools/budgets.py
+
+live: .venv/.browser ## print how the live model fares in this machine's browser
+	@$(BIN)/python tools/live.py
 
 screenshots: .venv/.browser ## take a picture of every figure, light and dark, wide and narrow
 	@$(BIN)/python tools/pictures.py screenshots

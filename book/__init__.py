@@ -6,7 +6,7 @@
 
 from pathlib import Path
 
-PARTS = ("links", "outputs", "pages", "records", "writer")
+PARTS = ("links", "live", "outputs", "pages", "records", "writer")
 
 
 def setup(app):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
-CODE, WIDGET_DATA, FIRST_VIEW, FIRST_VIEW_PACKED = 35, 300, 2500, 1000  # kB
+CODE, LIVE, WIDGET_DATA, FIRST_VIEW, FIRST_VIEW_PACKED = 38, 30, 300, 2500, 1000  # kB
 LOADED = re.compile(
     r'<(?:script|img|link rel="(?:icon|stylesheet)")[^>]* (?:src|href)="([^"?:]+)[^"]*"'
 )
@@ -25,9 +25,9 @@ def packed(path):
 
 
 def files():
-    """All JavaScript and CSS of the figures."""
+    """All JavaScript and CSS of the figures; what runs a model is loaded when it is asked for."""
     mount = ROOT / "book" / "theme" / "static" / "mount_widgets.js"
-    return [*(ROOT / "kvcache" / "widgets").rglob("*.[jc]s*"), mount]
+    return [*(ROOT / "kvcache" / "widgets").glob("*.[jc]s*"), mount]
 
 
 def widget_states(chapter):
@@ -53,6 +53,8 @@ def first_view(page):
 def weights():
     """Yield what is weighed, its kB, and its budget."""
     yield "JavaScript and CSS of all figures, packed", sum(map(packed, files())) / 1000, CODE
+    live = (ROOT / "kvcache" / "widgets" / "live").glob("*.js")
+    yield "JavaScript that runs a model in the page, packed", sum(map(packed, live)) / 1000, LIVE
     for path in sorted((HTML / "chapters").glob("*.html")):
         raw, small = first_view(path)
         yield f"widget data of {path.stem}", widget_data(path.stem) / 1000, WIDGET_DATA

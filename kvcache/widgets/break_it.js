@@ -52,7 +52,7 @@ function draw(runs, el) {
     },
   );
   el.replaceChildren(
-    make("div", { class: "tff-controls" }, bugs.root),
+    runs.length > 1 ? make("div", { class: "tff-controls" }, bugs.root) : "",
     controls.root,
     legend(WORD),
     stage,

@@ -277,7 +277,7 @@ export function legend(meanings) {
 /**
  * A widget for anywidget, with a name for screen readers.
  * @param {(data: any) => any} checked throws if the data is not as it must be
- * @param {(data: any, el: HTMLElement) => (() => void) | void} draw returns what cleans up
+ * @param {(data: any, el: HTMLElement, model: any) => (() => void) | void} draw returns what cleans up
  */
 export function figure(name, checked, draw) {
   return {
@@ -285,7 +285,7 @@ export function figure(name, checked, draw) {
       el.classList.add("tff");
       el.setAttribute("role", "group");
       el.setAttribute("aria-label", name);
-      return guarded(el, () => draw(checked(model.get("data")), el));
+      return guarded(el, () => draw(checked(model.get("data")), el, model));
     },
   };
 }

@@ -9,16 +9,22 @@ import traitlets
 from IPython.display import HTML, display
 
 FOLDER = Path(__file__).parent
-IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";$', re.MULTILINE)
+IMPORT = re.compile(r'^import \{[^}]*\} from "[./\w]*?(\w+\.js)";$', re.MULTILINE)
 
 
 def module_text(name):
-    """An ES module of this folder, with the modules that it imports from here put in their place.
+    """An ES module of this folder, with the modules that it imports put in their place, each once.
 
     A widget travels as one text, without files beside it, so that it also works in a saved page.
+    No two modules have the same name, whatever their folder.
     """
-    text = (FOLDER / name).read_text(encoding="utf-8")
-    return IMPORT.sub(lambda found: re.sub("(?m)^export ", "", module_text(found[1])), text)
+    text, there = (FOLDER / name).read_text(encoding="utf-8"), set()
+    while found := IMPORT.search(text):
+        module = next(FOLDER.rglob(found[1])).read_text(encoding="utf-8")
+        inside = "" if found[1] in there else re.sub("(?m)^export ", "", module)
+        text = text.replace(found[0], inside, 1)
+        there.add(found[1])
+    return text
 
 
 class Figure(anywidget.AnyWidget):

@@ -59,7 +59,7 @@ function draw({ n_prompt, runs, same }, el) {
         bar.hidden = n === 0;
         bar.style.width = `${(100 * n) / total}%`;
         end.replaceChildren(
-          seconds ? `, done after ${seconds.toFixed(1)} s` : "",
+          seconds ? `, done after ${inSeconds(seconds)}` : "",
           ...(n ? [", at ", quoted(texts[n_prompt + n - 1])] : []),
         );
       },
@@ -72,7 +72,7 @@ function draw({ n_prompt, runs, same }, el) {
     chart.update(written);
     const [slow, fast] = written;
     const seconds = ends.map((times) => times[total - 1] / 1000);
-    const times = seconds.map((each, i) => `${each.toFixed(1)} s ${runs[i].label}`).join(", ");
+    const times = seconds.map((each, i) => `${inSeconds(each)} ${runs[i].label}`).join(", ");
     const ratio = (seconds[0] / seconds[1]).toFixed(1);
     speech.say(
       slow === total && fast === total
@@ -82,6 +82,11 @@ function draw({ n_prompt, runs, same }, el) {
   }
   controls.go(moments.length);
   return controls.stop;
+}
+
+/** A tenth is fine enough for what takes seconds. */
+function inSeconds(seconds) {
+  return `${seconds.toFixed(seconds < 1 ? 3 : 1)} s`;
 }
 
 /** The time of each token against its position. @param {Run[]} runs @param {number} nPrompt */

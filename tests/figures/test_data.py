@@ -17,7 +17,7 @@ from kvcache.trace import watch
 from kvcache.widgets import Attention, BreakIt, CodeChanges, Generation, KVTimeline, block_shot
 from kvcache.widgets.figure import Figure
 
-FIGURES = Figure.__subclasses__()
+FIGURES = [each for each in Figure.__subclasses__() if each is not widgets.OwnPrompt]
 X = torch.tensor([[1.0, 0.0, 2.0], [0.0, 2.0, 1.0], [2.0, 1.0, 0.0]])
 W = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 1.0]])
 ROWS = ["Time", "␣flies"], [("n", "given 1"), ("cn", "given 2")], [("n", ""), ("rn", "")]
@@ -260,7 +260,10 @@ def test_what_can_be_read_only_once_shows_the_same_as_a_list(trained):
 
 
 def test_own_prompt_says_what_the_model_refuses(trained):
-    box = widgets.OwnPrompt(partial(trace, trained[0]), "<|endoftext|>", 200)
-    box.button.click()
-    assert "context length 128" in box.message.value
-    assert not box.button.disabled
+    own = widgets.OwnPrompt(partial(trace, trained[0]), "<|endoftext|>", 200)
+    own.run()
+    assert "context length 128" in own.said == own.message.value
+    own.run({"prompt": "", "max_new_tokens": 1})  # as the control sends it
+    assert own.said == "the prompt is empty; type at least 1 character."
+    own.run({"prompt": "Time", "max_new_tokens": 1})
+    assert own.said == ""

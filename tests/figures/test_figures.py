@@ -61,7 +61,7 @@ def marks(scope):
 @pytest.mark.parametrize("chapter", NAMES)
 def test_the_figures_of_a_page_fit_a_phone_are_reached_by_keyboard_and_play(open_page, chapter):
     page = open_page(chapter, width=360)
-    for scope in page.locator(".tff").all():
+    for scope in page.locator(".tff", has=page.locator("button, select")).all():
         fits_a_phone(scope)
         reached_by_keyboard(scope)
     for scope in page.locator(".tff", has=page.get_by_label("Speed")).all():
@@ -85,8 +85,8 @@ def test_the_figures_of_a_page_fit_a_phone_are_reached_by_keyboard_and_play(open
 
 def reached_by_keyboard(scope):
     """The Tab key stops at each control, with an outline."""
-    stops = ":is(button, select, input, a, summary, [tabindex='0']):visible:not([tabindex='-1'])"
-    stops, keyboard = scope.locator(stops), scope.page.keyboard
+    stops = ":is(button, select, input, textarea, a, summary, [tabindex='0'])"
+    stops, keyboard = scope.locator(f"{stops}:visible:not([tabindex='-1'])"), scope.page.keyboard
     stops.first.focus()
     keyboard.press("Shift+Tab")
     scope.evaluate("""el => el.addEventListener("focusin", ({ target }) => {

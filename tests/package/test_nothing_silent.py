@@ -328,7 +328,11 @@ RIGHT |= dict.fromkeys(("xlabel", "ylabel", "description"), "")
 # What is taken beside it, and what a message says in place of the name
 TAKES = dict.fromkeys(("Timing seconds", "Timing token_ids", "decode token_ids"), torch.Tensor)
 TAKES |= {"bars colours": Iterable, "token_texts token_ids": Iterable, "OwnPrompt figure": object}
-TAKES |= {"OwnPrompt device": object, "time_generation make_cache": object}
+TAKES |= {
+    "OwnPrompt device": object,
+    "OwnPrompt live": Iterable,
+    "time_generation make_cache": object,
+}
 CALLED = {"reference": "the model", "weight_dtype": "dtype", "styles": "cycle", "colours": "colo"}
 WRONG = [None, [1, 2], "ab", -1, 1.5, torch.empty(0), torch.ones(2, 3, 4), torch.ones(1, 3)]
 

@@ -128,7 +128,7 @@ def test_every_button_has_an_icon_of_those_drawn_and_the_one_for_colours_shows_o
 def test_a_chapter_leads_to_its_neighbours_the_glossary_its_source_and_what_runs_it(number):
     name, page = NAMES[number], source(NAMES[number])
     leads = dict(re.findall(r'class="(left-prev|right-next)" href="([^"]*)"', page))
-    files = [f"{each}.html" for each in [*NAMES, "measurements"]]
+    files = [f"{each}.html" for each in [*NAMES, "talk"]]
     assert leads["right-next"] == files[number + 1]
     if number:  # the first page is the name of the book
         assert leads["left-prev"] == files[number - 1]

@@ -23,13 +23,9 @@
   async function mount(view, states) {
     const { model_id: id } = JSON.parse(view.textContent);
     const entry = states[id];
+    if (entry?.model_module !== "anywidget") return; // a place that only a kernel fills
     const el = document.createElement("div");
     view.after(el);
-    if (entry?.model_module !== "anywidget") {
-      // it needs a kernel: say so in its place
-      addStill(id, el, "tff-note");
-      return;
-    }
     try {
       addStyle(entry.state._css);
       const { default: widget } = await importText(entry.state._esm);
@@ -43,12 +39,12 @@
     }
   }
 
-  /** What the noscript element holds: a still picture for print, or a note. It is the book's own HTML. */
-  function addStill(id, el, name = "tff-still") {
+  /** What the noscript element holds: a still picture for print. It is the book's own HTML. */
+  function addStill(id, el) {
     const noscript = document.querySelector(`noscript[data-still-of="${CSS.escape(id)}"]`);
     if (!noscript) return;
     const still = document.createElement("div");
-    still.className = name;
+    still.className = "tff-still";
     still.innerHTML = noscript.textContent;
     el.after(still);
   }
