@@ -44,6 +44,7 @@ def preview(pagename):
 
 def know_the_site(app, config):
     config.html_baseurl = address.site(config.html_theme_options["repository_url"])
+    config.html_additional_pages = dict.fromkeys(config.html_context["moved"], "site/moved.html")
 
 
 def give_icons(app, pagename, templatename, context, doctree):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .config import GPTConfig, check_kinds
+
 
 class LayerNorm(nn.Module):
     """Brings each token's vector to mean 0 and variance 1, then scales and shifts it."""
@@ -145,6 +147,7 @@ class GPTModel(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
+        check_kinds(cfg=(cfg, GPTConfig))
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
         self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)

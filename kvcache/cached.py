@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .baseline import Attention, FeedForward, LayerNorm, causal_mask, split_heads, trade_mask
-from .config import need
+from .config import GPTConfig, check_kinds, need
 
 
 class MultiHeadAttention(nn.Module):
@@ -85,6 +85,7 @@ class GPTModel(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
+        check_kinds(cfg=(cfg, GPTConfig))
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
         self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
@@ -94,6 +95,7 @@ class GPTModel(nn.Module):
         self.final_norm = LayerNorm(cfg.emb_dim)
         self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
         self.current_pos, self.unfinished = 0, False  # CACHE 4
+        self.register_load_state_dict_pre_hook(forget)  # CACHE 4
 
     def forward(self, token_ids, use_cache=False, last_only=False):
         start = self.current_pos if use_cache else 0  # CACHE 4
@@ -136,3 +138,8 @@ class GPTModel(nn.Module):
             problem = f"token_ids has batch size {given}, the cache holds {kept}"
             need(given == kept, problem, remedy)
         self.unfinished = True
+
+
+def forget(model, *_):  # CACHE 4
+    """Other weights give other keys: those of the old ones go."""
+    model.reset_kv_cache()

@@ -9,7 +9,16 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .caches.base import NoCache, check_fit
-from .config import TINY, GPTConfig, check_number, check_size, need, need_type
+from .config import (
+    TINY,
+    GPTConfig,
+    check_all,
+    check_kinds,
+    check_number,
+    check_size,
+    need,
+    need_type,
+)
 
 
 def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
@@ -118,8 +127,9 @@ def chooser(vocab_size, temperature=0.0, top_k=None, generator=None):
     top_k        draw among the k most likely tokens only
     generator    a seeded torch.Generator on the model's device, for draws that can be repeated
 
-    Raises ValueError for settings that make no sense.
+    Raises TypeError for what is no generator, ValueError for settings that make no sense.
     """
+    check_kinds(generator=(generator, torch.Generator | None))
     if temperature != 0:
         temperature = check_number("temperature", temperature, TINY, torch.finfo(torch.float32).max)
     if top_k is not None:
@@ -161,14 +171,17 @@ def pad_left(prompts):
     token_ids  (batch, longest)
     n_pad      (batch,): how many tokens of each row only fill it up. A cache takes this.
 
-    Raises ValueError if there is no prompt, or one that is empty or not a row of whole numbers.
+    Raises TypeError for what is no list, ValueError if there is no prompt, or one that is empty or
+    not a row of whole numbers.
     """
+    need_type(not isinstance(prompts, str), "prompts", prompts, "pass token ids")
+    prompts = check_all("prompts", prompts, object)
     prompts = [
         torch.as_tensor(prompt, device=getattr(prompt, "device", "cpu")) for prompt in prompts
     ]
     kinds = [(tuple(prompt.shape), prompt.dtype) for prompt in prompts]
     whole = all(dtype in (torch.int64, torch.int32) for _, dtype in kinds)
-    right = kinds and whole and all(len(shape) == 1 and shape[0] for shape, _ in kinds)
+    right = whole and all(len(shape) == 1 and shape[0] for shape, _ in kinds)
     remedy = "pass whole numbers, (n_tokens,) each, not empty"
     need(right, f"the prompts have shapes and dtypes {kinds}", remedy)
     token_ids = pad_sequence(

@@ -8,9 +8,11 @@ import importlib.util
 import struct
 from pathlib import Path
 
+import gguf
 import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from .config import GPTConfig, need, need_type
 from .generate import eval_mode
@@ -70,9 +72,14 @@ def load_transformers(place, revision=None):
     """The weights of that place in transformers' own class, in float32 and eval mode.
 
     Raises FileNotFoundError if the files are not there, ValueError if they lack a tensor of that
-    class, or have others: transformers would fill in random numbers, or leave them out.
+    class, or have others: transformers would fill in random numbers, or leave them out. Likewise
+    for settings of a GGUF file.
     """
     where, options = _files(place, revision)
+    if "gguf_file" in options:  # what transformers does not read, it would leave out
+        keys = {key for key in gguf.GGUFReader(str(place)).fields if key.startswith("llama.")}
+        unread = keys - {f"llama.{key}" for key in GGUF_CONFIG_MAPPING["llama"]}
+        need(not unread, f"{place}: it asks for {sorted(unread)}", "the book's model has no such")
     options |= {"dtype": torch.float32, "output_loading_info": True}
     model, info = AutoModelForCausalLM.from_pretrained(where, **options)
     for problem, names in info.items():

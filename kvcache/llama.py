@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from .baseline import split_heads
 from .caches.base import one_pass
-from .config import TINY, GPTConfig, check_kv_heads, check_number, need, set_sizes
-from .optimized import FusedAttention
+from .config import TINY, GPTConfig, check_kinds, check_kv_heads, check_number, need, set_sizes
+from .fast import FastModel, FusedAttention, product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,16 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+class Linear(nn.Linear):
+    """(..., in_features) -> (..., out_features), without a bias."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x):
+        return product(x, self.weight)
+
+
 class GroupedQueryAttention(nn.Module):
     """(batch, n_tokens, emb_dim) -> the same shape. Ainslie et al. 2023."""
 
@@ -76,18 +86,18 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
         kv_dim = cfg.n_kv_heads * cfg.head_dim
-        self.W_query = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
-        self.W_key = nn.Linear(cfg.emb_dim, kv_dim, bias=False)
-        self.W_value = nn.Linear(cfg.emb_dim, kv_dim, bias=False)
-        self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
+        self.W_query = Linear(cfg.emb_dim, cfg.emb_dim)
+        self.W_key = Linear(cfg.emb_dim, kv_dim)
+        self.W_value = Linear(cfg.emb_dim, kv_dim)
+        self.out_proj = Linear(cfg.emb_dim, cfg.emb_dim)
         self.attend = FusedAttention()
 
     def forward(self, x, turn, layer, cache, mask):
         queries = rotate(split_heads(self.W_query(x), self.n_heads), *turn)
         keys = rotate(split_heads(self.W_key(x), self.n_kv_heads), *turn)
         values = split_heads(self.W_value(x), self.n_kv_heads)
-        keys, values = cache.update(layer, keys, values)  # (batch, n_kv_heads, n_keys, head_dim)
-        return self.out_proj(self.attend(queries, keys, values, mask))
+        keys, values, *scales = cache.update(layer, keys, values)
+        return self.out_proj(self.attend(queries, keys, values, mask, *scales))
 
 
 class FeedForward(nn.Module):
@@ -95,9 +105,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.gate = nn.Linear(cfg.emb_dim, cfg.hidden_dim, bias=False)
-        self.up = nn.Linear(cfg.emb_dim, cfg.hidden_dim, bias=False)
-        self.down = nn.Linear(cfg.hidden_dim, cfg.emb_dim, bias=False)
+        self.gate = Linear(cfg.emb_dim, cfg.hidden_dim)
+        self.up = Linear(cfg.emb_dim, cfg.hidden_dim)
+        self.down = Linear(cfg.hidden_dim, cfg.emb_dim)
 
     def forward(self, x):
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -116,7 +126,7 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm2(x))
 
 
-class LlamaModel(nn.Module):
+class LlamaModel(FastModel):
     """Token ids in, a score for every possible next token out; see optimized.GPTModel.
 
     The output head is the embedding's table, as in SmolLM2. With a cache no gradients are kept.
@@ -125,6 +135,7 @@ class LlamaModel(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
+        check_kinds(cfg=(cfg, LlamaConfig))
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
         self.trf_blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
@@ -134,10 +145,21 @@ class LlamaModel(nn.Module):
         learns = cache is None and torch.is_grad_enabled()
         with one_pass(self, token_ids, cache) as given, torch.set_grad_enabled(learns):
             cache, positions, mask = given
+            run, cache, parts = self.way(token_ids, cache, self.trf_blocks)
             x = self.tok_emb(token_ids)  # (batch, n_tokens, emb_dim)
             turn = [part.to(x.dtype) for part in rotation(self.cfg, positions)]
-            for layer, block in enumerate(self.trf_blocks):
-                x = block(x, turn, layer, cache, mask)
+            for some in parts:
+                x = run(self.some_blocks, x, some, turn, cache, mask)
             if last_only:
                 x = x[:, -1:]  # (batch, 1, emb_dim)
-            return F.linear(self.final_norm(x), self.tok_emb.weight)
+            return run(self.head, x)
+
+    def some_blocks(self, x, some, turn, cache, mask):
+        """Blocks one after the other, each with its layer."""
+        for layer, block in some:
+            x = block(x, turn, layer, cache, mask)
+        return x
+
+    def head(self, x):
+        """(batch, n_tokens, emb_dim) -> logits (batch, n_tokens, vocab_size)"""
+        return product(self.final_norm(x), self.tok_emb.weight)

@@ -103,8 +103,9 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
 def weight_bytes(shape, dtype="bfloat16"):
     """Bytes of a ModelShape's weights, with the scales of int8 and int4.
 
-    Raises ValueError for a dtype that is unknown.
+    Raises TypeError for what is no ModelShape, ValueError for a dtype that is unknown.
     """
+    check_kinds(shape=(shape, ModelShape))
     bits, has_scales = _format(dtype)
     return (shape.n_parameters * bits + 7) // 8 + 2 * has_scales * -(-shape.n_parameters // 32)
 

@@ -27,7 +27,11 @@ def load_tokenizer():
 
 
 def encode(text, device="cpu"):
-    """The token ids of a text as a model takes them, (1, n_tokens). No mark in it is special."""
+    """The token ids of a text as a model takes them, (1, n_tokens). No mark in it is special.
+
+    Raises TypeError for what is no text.
+    """
+    check_kinds(text=(text, str))
     return torch.tensor([load_tokenizer().encode_ordinary(text)], dtype=torch.int64, device=device)
 
 

@@ -8,6 +8,7 @@ from inspect import signature
 import torch
 
 from .config import check_one_text, need, need_type
+from .fast import scaled
 from .generate import inside, stream
 
 KINDS = ("new", "recomputed", "reused")
@@ -124,7 +125,7 @@ def watch(model, vectors=False):
         noted["positions"] = inputs[0].flatten().tolist()
 
     def note_attention(attend, inputs, output):
-        queries, keys, values, mask = inputs
+        queries, keys, values, mask, *scales = inputs
         n_keys, n_new = keys.shape[2], queries.shape[2]
         found = places or list(range(n_keys))
         problem = f"a cache handed over {n_keys} keys, and tells of {len(found)}"
@@ -133,7 +134,8 @@ def watch(model, vectors=False):
             everything = [True] * n_keys
             noted["visible"] = everything if mask is None else mask.reshape(-1, n_keys)[-1].tolist()
         order = sorted(range(n_keys), key=found.__getitem__)  # that of the text
-        both = [x[0].transpose(0, 1)[order] if vectors else None for x in (keys, values)]
+        numbers = scaled(keys, values, *scales)
+        both = [x[0].transpose(0, 1)[order] if vectors else None for x in numbers]
         in_order = sorted(found)
         noted["layers"].append((in_order[:-n_new], in_order[-n_new:], *both))
 

@@ -1,7 +1,6 @@
-"""Prints the speed table: GPT-2's 124M shape on this machine, beside what is on record.
+"""Prints the speed tables: GPT-2's 124M shape and SmolLM2, on this machine and on record.
 
-The experiments are those of the chapters: `writing`, with a cache and without, `decoding`, with all
-caches and with transformers, and `machine`, the limit. Each runs for about a minute, for the table.
+The experiments are those of the chapters, each for half a minute; `machine` gives the limit.
 """
 
 import sys
@@ -15,8 +14,9 @@ from kvcache.measurements.machine import bandwidth
 from kvcache.measurements.records import read, records
 from kvcache.memory import kv_cache_bytes
 
-SECONDS = 60
+SECONDS, THEIRS = 30, "transformers, dynamic"
 REFERENCES = {"machine": None, "writing": "without a cache", "decoding": "with a cache"}
+REFERENCES |= {"long_contexts": THEIRS}
 
 
 def least_seconds(record, n_cached):
@@ -28,23 +28,23 @@ def least_seconds(record, n_cached):
 
 def table(runs, reference, limits):
     """A line for each row: tokens a second, ratio to the reference, share of the limit; twice."""
-    print(f"\n{runs[0].experiment:32}{'here':>24}{'on record':>27}")
-    print(" " * 32 + 2 * "tokens/s       x   limit   ")
+    print(f"\n{runs[0].experiment:40}{'here':>24}{'on record':>27}")
+    print(" " * 40 + 2 * "tokens/s       x   limit   ")
     for name in runs[0].rounds:
-        line = f"{name:32}"
+        line, after = f"{name:40}", name[name.rindex(",") :] if reference == THEIRS else ""
         for record, limit in zip(runs, limits, strict=True):
-            if not record or name not in record.rounds:
-                continue
-            times = record[name]
-            ratio = record[reference].total / times.total
-            share = limit / times.time_per_output_token
-            line += f"{times.tokens_per_second:8.1f}{ratio:8.2f}{share:8.0%}   "
+            if record and name in record.rounds:
+                times = record[name]
+                ratio = record[reference + after].total / times.total
+                limit = record[f"reading as much{after}"].typical if after else limit
+                share = limit / times.time_per_output_token
+                line += f"{times.tokens_per_second:8.1f}{ratio:8.2f}{share:8.0%}   "
         print(line)
 
 
 def main():
     """Print the tables; the exit status."""
-    print(f"GPT-2's 124M shape, random weights, float32, batch 1, {DEVICE}")
+    print(f"GPT-2's 124M shape, random weights; then SmolLM2; float32, batch 1, {DEVICE}")
     limits = []
     with TemporaryDirectory() as folder:
         problems = [f"{name}: {why}" for name, why in measure(REFERENCES, SECONDS, folder) if why]

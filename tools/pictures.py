@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import browser
+from chapters import paths
 from jinja2 import Template
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -85,7 +86,7 @@ def main(what):
         sys.exit("There is no book yet: run 'make book' first.")
     with browser.serving(HTML) as address, sync_playwright() as playwright:
         running = browser.launch(playwright)
-        pages = sorted((HTML / "chapters").glob("[0-9]*.html"))
+        pages = [HTML / "chapters" / f"{path.stem}.html" for path in paths()]
         chapters = {page.stem: f"{address}/chapters/{page.name}" for page in pages}
         {"previews": take_previews, "screenshots": take_screenshots}[what](running, chapters)
         running.close()

@@ -5,8 +5,11 @@ it the keys and values of each layer, gets back all that attention is to see, an
 done:
 
     positions, mask = cache.begin(token_ids)
-    keys, values = cache.update(layer, keys, values)  # in every layer
+    keys, values, *scales = cache.update(layer, keys, values)  # in every layer
     cache.end(token_ids)
+
+`scales` are there if keys and values are whole numbers of few bits: what each of them is to be
+multiplied by. A cache has for each layer its `memory`, in a form that nobody else knows.
 
 Until `end` nothing counts as stored: a pass that was interrupted is taken back, and the next one
 begins where that one did. `crop` takes tokens back that do count.
@@ -18,7 +21,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..config import check_size, kv_heads, need, need_type
+from ..config import GPTConfig, check_kinds, check_size, kv_heads, need, need_type
 
 
 class Cache:
@@ -31,12 +34,14 @@ class Cache:
     it stores as the tokens from number `n_tokens` on, in place of any that are there already.
     `n_changes` counts the passes and crops, so that a stream notices those of others.
 
-    Raises ValueError for a batch size that cannot be, or an n_pad that does not fit it.
+    Raises TypeError for what is no cfg, ValueError for a batch size that cannot be, or an n_pad
+    that does not fit it.
     """
 
     max_tokens = window = None  # a limit that ends the text; how far back a token sees
 
     def __init__(self, cfg, batch_size=1, n_pad=None, dtype=None, device=None):
+        check_kinds(cfg=(cfg, GPTConfig))
         batch_size = check_size("batch_size", batch_size)
         if n_pad is not None:
             whole = getattr(n_pad, "dtype", None) in (torch.int64, torch.int32)
@@ -44,6 +49,7 @@ class Cache:
             need(right, f"n_pad is {n_pad!r}", f"pass {batch_size} whole numbers: see pad_left")
         self.batch_size, self.n_pad = batch_size, n_pad
         self.n_tokens = self.n_changes = 0
+        self.memory = [None] * cfg.n_layers
         self.made_for = made_for(cfg) | {"dtype": dtype}
         if device is not None:  # "cuda" is the first of several
             self.made_for["device"] = torch.empty(0, device=device).device
@@ -70,6 +76,10 @@ class Cache:
         self.check(n_rows, n_new)
         n_past, device = self.n_tokens, token_ids.device
         slots = torch.arange(n_past, n_past + n_new, device=device)
+        self.n_seen, self.slots = (
+            n_past + n_new,
+            slots,
+        )  # how many keys there are, where new ones go
         # A chunk needs no mask at the beginning, and a single token needs none anywhere.
         plain = n_new == 1 or (n_past == 0 and n_new <= (self.window or n_new))
         if self.n_pad is None and plain:
@@ -103,18 +113,32 @@ class Cache:
         self.n_tokens = check_crop(n_tokens, self.n_tokens)
         self.n_changes += 1
 
+    def update(self, layer, keys, values):
+        """Store what a layer computed; returns all that attention is to see, see above."""
+        return self.store(self.memory[layer], keys, values)
+
+    @property
+    def keys(self):
+        """The keys in memory, of each layer."""
+        return [memory[0] for memory in self.memory]
+
+    @property
+    def values(self):
+        """The values in memory, of each layer."""
+        return [memory[1] for memory in self.memory]
+
     @property
     def n_bytes(self):
         """Bytes of all tensors that the cache holds now."""
-        return sum(tensor.nbytes for tensor in [*self.keys, *self.values] if tensor is not None)
+        return sum(tensor.nbytes for memory in self.memory for tensor in memory)
 
 
 class NoCache(Cache):
     """Keeps nothing: attention sees the keys and values of one pass, and then they are gone."""
 
-    keys = values = ()
+    n_bytes = 0
 
-    def update(self, layer, keys, values):
+    def store(self, memory, keys, values):
         return keys, values
 
     def end(self, token_ids):
@@ -138,11 +162,8 @@ def one_pass(model, token_ids, cache):
     """
     n_past = getattr(cache, "n_tokens", 0)
     model.cfg.check_token_ids(token_ids, model.tok_emb.weight.device, n_past)
-    made = made_for(model.cfg, model.tok_emb.weight)
-    if cache is not None:
-        check_fit(cache, model)
-    else:
-        cache = NoCache(model.cfg, len(token_ids))
+    cache = NoCache(model.cfg, len(token_ids)) if cache is None else cache
+    made = check_fit(cache, model)
     try:
         yield cache, *cache.begin(token_ids)
         cache.end(token_ids)
@@ -153,17 +174,19 @@ def one_pass(model, token_ids, cache):
 
 
 def check_fit(cache, model):
-    """See whether a model can take a cache.
+    """See whether a model can take a cache; what it will have been made for.
 
     Raises TypeError for what is no cache, ValueError for one made for a model of other sizes, dtype
     or device.
     """
     remedy = "pass an object of kvcache.caches, and of a PagedCache its batch([...])"
     need_type(hasattr(cache, "begin") and not isinstance(cache, type), "cache", cache, remedy)
-    for name, needed in made_for(model.cfg, model.tok_emb.weight).items():
+    needs = made_for(model.cfg, model.tok_emb.weight)
+    for name, needed in needs.items():
         made = cache.made_for[name]
         problem = f"the cache was made for {name} {made}, the model has {needed}"
         need(made in (None, needed), problem, "make one with the model's cfg, dtype and device")
+    return needs
 
 
 def made_for(cfg, like=None):
@@ -173,7 +196,7 @@ def made_for(cfg, like=None):
 
 
 def buffers(cfg, batch_size, n_tokens, dtype, device):
-    """For keys and for values, of each layer: zeros (batch, n_kv_heads, n_tokens, head_dim)."""
+    """For each layer keys and values, zeros: two (batch, n_kv_heads, n_tokens, head_dim)."""
     shape = (batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
-    made = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * cfg.n_layers)]
-    return made[: cfg.n_layers], made[cfg.n_layers :]
+    kind = {"dtype": dtype, "device": device}
+    return [(torch.zeros(shape, **kind), torch.zeros(shape, **kind)) for _ in range(cfg.n_layers)]

@@ -6,7 +6,7 @@ from collections import Counter
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..config import check_size, kv_heads, need
+from ..config import GPTConfig, check_kinds, check_size, kv_heads, need
 from .base import Cache, check_crop, made_for
 
 
@@ -18,15 +18,13 @@ class PagedCache:
     Each sequence has a table of its blocks. A fork shares the blocks of its parent; who writes
     into a shared block first gets a copy of it. A block that no table has is free again.
 
-    Raises ValueError for sizes that cannot be.
+    Raises TypeError for what is no cfg, ValueError for sizes that cannot be.
     """
 
     def __init__(self, cfg, n_blocks, block_size=16, dtype=torch.float32, device="cpu"):
-        n_blocks, block_size = (
-            check_size("n_blocks", n_blocks),
-            check_size("block_size", block_size),
-        )
-        self.block_size = block_size
+        check_kinds(cfg=(cfg, GPTConfig))
+        n_blocks = check_size("n_blocks", n_blocks)
+        block_size = self.block_size = check_size("block_size", block_size)
         shape = (2, cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
         self.memory = torch.zeros(shape, dtype=dtype, device=device)
         self.keys, self.values = self.memory
@@ -154,7 +152,8 @@ class PagedBatch(Cache):
 
     def __init__(self, pages, sequences):
         self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
-        self.made_for, self.keys, self.values = pages.made_for, pages.keys, pages.values
+        self.made_for = pages.made_for
+        self.memory = [pages.memory[:, layer] for layer in range(pages.memory.shape[1])]
 
     @property
     def n_tokens(self):
@@ -200,8 +199,8 @@ class PagedBatch(Cache):
             return positions, None
         return positions, (places <= positions[..., None])[:, None]
 
-    def update(self, layer, keys, values):
-        memory = self.pages.memory[:, layer]  # (2, n_slots, n_kv_heads, head_dim)
+    def store(self, memory, keys, values):
+        # memory: (2, n_slots, n_kv_heads, head_dim)
         memory[:, self.new_slots] = torch.stack([keys, values]).transpose(2, 3).to(memory.dtype)
         return memory[:, self.slots].transpose(2, 3).unbind()
 

@@ -13,7 +13,7 @@ class QuantizedCache(Cache):
     or / 7 (4 bits): what comes back differs from x by at most half a scale. Everything is read
     back through the scales, the newest token too: how the text is cut makes no difference.
 
-    Raises ValueError for sizes or bits that cannot be.
+    Raises TypeError for what is no cfg, ValueError for sizes or bits that cannot be.
     """
 
     def __init__(self, cfg, max_tokens, bits=8, batch_size=1, n_pad=None, device="cpu"):
@@ -23,22 +23,22 @@ class QuantizedCache(Cache):
         even = bits == 8 or cfg.head_dim % 2 == 0
         need(even, f"head_dim is {cfg.head_dim}", "4 bits need an even one")
         self.max_tokens, self.bits = max_tokens, int(bits)
-        shape = (cfg.n_layers, 2, self.batch_size, kv_heads(cfg), max_tokens)  # 2: keys and values
+        shape = (2, self.batch_size, kv_heads(cfg), max_tokens)  # 2: keys and values
         dtype = torch.int8 if bits == 8 else torch.uint8  # of one number, or of two
-        self.levels = torch.zeros(*shape, cfg.head_dim * bits // 8, dtype=dtype, device=device)
-        self.scales = torch.zeros(*shape, 1, dtype=torch.float32, device=device)
+        kinds = ((cfg.head_dim * bits // 8, dtype), (1, torch.float32))  # the levels, the scales
+        self.memory = [
+            tuple(torch.zeros(*shape, n, dtype=dtype, device=device) for n, dtype in kinds)
+            for _ in range(cfg.n_layers)
+        ]
 
-    def update(self, layer, keys, values):
-        end = self.n_tokens + keys.shape[2]
-        levels, scales = quantize(torch.stack([keys, values]), self.bits)
-        self.levels[layer][..., self.n_tokens : end, :] = levels
-        self.scales[layer][..., self.n_tokens : end, :] = scales
-        levels, scales = self.levels[layer][..., :end, :], self.scales[layer][..., :end, :]
-        return dequantize(levels, scales, self.bits).to(keys.dtype).unbind(0)
-
-    @property
-    def n_bytes(self):
-        return self.levels.nbytes + self.scales.nbytes
+    def store(self, memory, keys, values):
+        seen = []
+        for kept, new in zip(memory, quantize(torch.stack([keys, values]), self.bits), strict=True):
+            kept[:, :, :, self.slots] = new
+            seen.append(kept[:, :, :, : self.n_seen])
+        levels, scales = seen
+        keys, values = unpack(levels, self.bits)
+        return keys, values, scales.unbind()
 
 
 def quantize(x, bits):
@@ -52,8 +52,13 @@ def quantize(x, bits):
     return levels, scales
 
 
+def unpack(levels, bits):
+    """Levels as whole numbers: int8 (..., head_dim)."""
+    if bits == 8:
+        return levels
+    return torch.stack([levels & 15, levels >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
+
+
 def dequantize(levels, scales, bits):
     """The way back: float32 (..., head_dim)."""
-    if bits == 4:
-        levels = torch.stack([levels & 15, levels >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
-    return levels * scales
+    return unpack(levels, bits) * scales

@@ -9,29 +9,32 @@ from .base import Cache, buffers
 class ConcatCache(Cache):
     """Makes a longer copy of everything for each new token, as the model in `cached.py` does.
 
-    Raises ValueError for what `Cache` refuses.
+    Raises TypeError or ValueError for what `Cache` refuses.
     """
 
     def __init__(self, cfg, batch_size=1, n_pad=None):
         super().__init__(cfg, batch_size, n_pad)
-        self.keys, self.values = [None] * cfg.n_layers, [None] * cfg.n_layers
+        self.memory = [[] for _ in range(cfg.n_layers)]
 
-    def update(self, layer, keys, values):
-        for kept, new in ((self.keys, keys), (self.values, values)):
-            old = [kept[layer][:, :, : self.n_tokens]] if self.n_tokens else []
-            kept[layer] = torch.cat([*old, new], dim=2)
-        return self.keys[layer], self.values[layer]
+    def store(self, memory, keys, values):
+        if n_past := self.n_tokens:
+            keys = torch.cat([memory[0][:, :, :n_past], keys], dim=2)
+            values = torch.cat([memory[1][:, :, :n_past], values], dim=2)
+        memory[:] = keys.contiguous(), values.contiguous()
+        return keys, values
 
     def crop(self, n_tokens):
         super().crop(n_tokens)
-        for kept in (self.keys, self.values):
-            kept[:] = [each[:, :, :n_tokens].clone() if n_tokens else None for each in kept]
+        for memory in self.memory:
+            memory[:] = [kept[:, :, :n_tokens].clone() for kept in memory if n_tokens]
 
 
 class PreallocatedCache(Cache):
     """Takes all its memory at the start, and writes each new token in its place.
 
-    max_tokens  in each row; more raise ValueError, as a size does that cannot be
+    max_tokens  in each row; more raise ValueError
+
+    Raises TypeError for what is no cfg, ValueError for a size that cannot be.
     """
 
     def __init__(
@@ -39,12 +42,11 @@ class PreallocatedCache(Cache):
     ):
         super().__init__(cfg, batch_size, n_pad, dtype, device)
         self.max_tokens = check_size("max_tokens", max_tokens)
-        self.keys, self.values = buffers(cfg, self.batch_size, self.max_tokens, dtype, device)
+        self.memory = buffers(cfg, self.batch_size, self.max_tokens, dtype, device)
 
-    def update(self, layer, keys, values):
+    def store(self, memory, keys, values):
         seen = []
-        for memory, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            end = self.n_tokens + new.shape[2]
-            memory[:, :, self.n_tokens : end] = new
-            seen.append(memory[:, :, :end])  # a view: nothing is copied
+        for kept, new in zip(memory, (keys, values), strict=True):
+            kept[:, :, self.slots] = new.to(kept.dtype)
+            seen.append(kept[:, :, : self.n_seen])  # a view: nothing is copied
         return seen

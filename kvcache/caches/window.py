@@ -15,30 +15,33 @@ class SlidingWindowCache(Cache):
     for the end of the pass. Read a long prompt in pieces. Once the ring has been round, `crop` can
     take back one token only: for an earlier one it has let go of what that one would look at.
 
-    Raises ValueError for a window or a batch size that cannot be.
+    Raises TypeError for what is no cfg, ValueError for a window or a batch size that cannot be.
     """
 
     def __init__(self, cfg, window, batch_size=1, n_pad=None, dtype=torch.float32, device="cpu"):
         super().__init__(cfg, batch_size, n_pad, dtype, device)
         self.window = check_size("window", window)
         self.n_written = 0  # tokens, at the most: the ring has the last ones of them
-        self.keys, self.values = buffers(cfg, self.batch_size, self.window, dtype, device)
+        self.memory = buffers(cfg, self.batch_size, self.window, dtype, device)
 
     def begin(self, token_ids):
         self.chunk = []  # of several tokens: the rings, and what `end` puts into them
         positions, mask = super().begin(token_ids)
         self.n_written = max(self.n_written, self.n_tokens + 1)  # `update` writes a single token
+        self.slots = self.slots % self.window
+        n_held = min(self.n_tokens + 1, self.window)
+        self.held_slots = torch.arange(n_held, device=token_ids.device)
         return positions, mask
 
-    def update(self, layer, keys, values):
+    def store(self, memory, keys, values):
         seen = []
-        for ring, new in ((self.keys[layer], keys), (self.values[layer], values)):
+        for ring, new in zip(memory, (keys, values), strict=True):
             if new.shape[2] > 1:  # the first of them still look at what the last of them replace
                 self.chunk.append((ring, new))
                 seen.append(torch.cat([ring[:, :, : self.n_tokens], new], dim=2))
             else:
-                ring[:, :, self.n_tokens % self.window] = new[:, :, 0]
-                seen.append(ring[:, :, : self.n_tokens + 1])
+                ring[:, :, self.slots] = new.to(ring.dtype)
+                seen.append(ring[:, :, self.held_slots])
         return seen
 
     def end(self, token_ids):
@@ -49,7 +52,7 @@ class SlidingWindowCache(Cache):
             for ring, new in self.chunk:
                 rings.append(ring.index_copy(2, slots, new[:, :, -n_last:].to(ring.dtype)))
         if rings:  # all at once: an interruption leaves the old ones
-            self.keys, self.values = rings[0::2], rings[1::2]
+            self.memory = list(zip(rings[0::2], rings[1::2], strict=True))
         self.chunk, self.n_written = [], max(self.n_written, end)
         self.n_tokens, self.n_changes = end, self.n_changes + 1
 

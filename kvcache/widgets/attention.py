@@ -20,7 +20,7 @@ class Attention(Figure):
     for shapes that disagree, and for numbers that are not finite.
     """
 
-    def __init__(self, words, x, W_q, W_k, W_v, **kwargs):  # noqa: N803
+    def __init__(self, words, x, W_q, W_k, W_v, **kwargs):
         words = check_all("words", words, str)
         _check(words, {"x": x, "W_q": W_q, "W_k": W_k, "W_v": W_v})
         x, *matrices = (matrix.detach().cpu().double() for matrix in (x, W_q, W_k, W_v))
@@ -51,7 +51,7 @@ def _check(words, matrices):
         need(matrix.isfinite().all(), problem, "give finite ones")
 
 
-def _tables(x, W_q, W_k, W_v, causal):  # noqa: N803
+def _tables(x, W_q, W_k, W_v, causal):
     """{name: rows of numbers}, with None for minus infinity."""
     tables = {"x": x, "W_q": W_q, "W_k": W_k, "W_v": W_v}
     tables |= {"queries": x @ W_q, "keys": x @ W_k, "values": x @ W_v}

@@ -57,9 +57,9 @@ def test_the_chapter_and_a_saved_text_appear_while_watching(watch):
     until("log", "The book lies in")
     (example,) = examples("Add a chapter")
     subprocess.run([sys.executable, "-c", example], cwd=folder, check=True)
-    assert not notebooks.main([folder / "chapters" / "12-new.ipynb"], check=True)
+    assert not notebooks.main([folder / "chapters" / "13-new.ipynb"], check=True)
     pages = "_build/html/chapters"
-    until(f"{pages}/12-new.html", 'The answer is <span data-from="answer">42</span>')
+    until(f"{pages}/13-new.html", 'The answer is <span data-from="answer">42</span>')
     path = folder / "chapters" / "03-the-baseline.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("## Summary", "## A saved summary"))
     until(f"{pages}/03-the-baseline.html", "A saved summary")

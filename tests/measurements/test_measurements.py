@@ -355,7 +355,7 @@ def test_the_bench_tells_the_numbers_of_the_book(monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", as_on_record)
     assert bench.main() == 0
     said = capsys.readouterr().out
-    rows = {line[:32].strip(): line[32:].split() for line in said.splitlines()}
+    rows = {line[:40].strip(): line[40:].split() for line in said.splitlines()}
     assert rows["with a cache"][1] == "1.00"  # of decoding, whose reference it is
     writing = recorded("writing")
     ratio = writing["without a cache"].total / writing["with a cache"].total

@@ -308,9 +308,9 @@ def test_a_compiled_model_writes_as_the_model_does(make):
     assert torch.equal(generate(compiled, GOOD, 4, **options), generate(model, GOOD, 4))
 
 
-# Their sizes are asked above, files and weights in test_hub; experiments measure the rest of them.
+# Their sizes are asked above, files and weights in test_hub.
 MEASURED = r"\.(baseline|cached|caches|config|data|hub|llama|measurements|optimized|time_flies)\b"
-BEHIND = ("chooser", "next_tokens", "next_tokens_with", "pad_left", "weight_bytes", "ModelShape")
+BEHIND = ("chooser", "encode", "next_tokens", "next_tokens_with", "ModelShape")
 TIMED, TRACE = Timing("", 1, torch.ones(2, 3), torch.zeros(1, 4).long()), trace(PLAIN, GOOD, 2)
 with watch(PLAIN) as CALLS:
     generate(PLAIN, GOOD, 3)
@@ -319,7 +319,13 @@ OWN = {"Ring": {"model": FAST}, "token_texts": {"token_ids": [1]}}
 RIGHT = {"model": CACHING, "token_ids": GOOD, "max_new_tokens": 2, "cfg": SMALL, "n_tokens": 3}
 RIGHT |= {"shape": SHAPE, "memory_bytes": 1e6, "token_id": 3, "words": ["a", "b", "c"]}
 RIGHT |= {"x": torch.ones(3, 4), **dict.fromkeys(("W_q", "W_k", "W_v"), torch.ones(4, 2))}
-RIGHT |= {"pages": PAGES, "label": "", "sequences": {"a": (1, [])}, "reference": PLAIN}
+RIGHT |= {
+    "pages": PAGES,
+    "label": "",
+    "prompts": [[1]],
+    "sequences": {"a": (1, [])},
+    "reference": PLAIN,
+}
 RIGHT |= {"shots": [block_shot(PAGES, "", {})], "runs": {"": (CALLS, 0)}, "figure": print}
 RIGHT |= {"traces": TRACE, "step": TRACE.steps[0][0], "window": 4, "changes": [({}, *"abc")] * 5}
 RIGHT |= {"without": TIMED, "cached": TIMED, "timings": [TIMED], "seconds": TIMED.seconds}

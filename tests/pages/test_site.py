@@ -219,6 +219,21 @@ def test_no_two_pages_say_the_same():
     assert len({head["og:title"].casefold() for head in heads}) >= len(PAGES) - 1  # book, chapter 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("09-a-real-llm", "10-a-real-llm"),
+        ("10-serving-many", "11-serving-many"),
+        ("11-what-comes-next", "12-what-comes-next"),
+    ],
+)
+def test_the_old_address_of_a_chapter_leads_to_its_new_one(new_page, server, old, new):
+    assert f'rel="canonical" href="{SITE}chapters/{new}.html"' in source(old)
+    page = new_page()
+    page.goto(f"{server}/chapters/{old}.html")
+    page.wait_for_url(f"**/chapters/{new}.html")
+
+
 def test_the_built_site_can_be_published():
     files = [path for path in HTML.rglob("*") if not path.is_dir()]
     assert not any(path.is_symlink() for path in files)

@@ -20,8 +20,10 @@ from conftest import ROOT, copy_project, tracked
 from kvcache import data, palette
 
 PACKAGE = ROOT / "kvcache"
-ORDER = "config palette < baseline caches data told < cached optimized tokenizer < llama < "
-ORDER += "generate time_flies memory < hub trace timing < plots measurements < widgets"
+ORDER = "config palette < baseline caches data told < cached fast tokenizer < "
+ORDER += (
+    "optimized llama < generate time_flies memory < hub trace timing < plots measurements < widgets"
+)
 LEVEL = {name: n for n, names in enumerate(ORDER.split(" < ")) for name in names.split()}
 DATA = ["kvcache/data", "tests/data", "images"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -147,9 +149,9 @@ def test_it_all_stays_small_enough_to_read():
     recording = [PACKAGE / "told.py", *(measurements / f"{name}.py" for name in names)]
     assert sum(lines_of_code(path) for path in recording) <= 270
     assert lines_of_code(measurements / "showing.py") <= 90
-    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2170
+    assert sum(lines_of_code(path) for path in PACKAGE.rglob("*.py")) <= 2300
     assert all_lines("tools/*.py", "tools/*.sh", "book/*.py", "book/*.sh") <= 1680
-    assert all_lines("tests/*.py", "tests/*/*.py", "tests/*/*/*.py") <= 5350
+    assert all_lines("tests/*.py", "tests/*/*.py", "tests/*/*/*.py") <= 5600
     assert sum(path.stat().st_size for path in tracked()) < 15_000_000
 
 

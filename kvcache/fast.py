@@ -1,0 +1,150 @@
+"""The parts of a fast step: products with few vectors, attention that reads each key once.
+
+One more token costs one reading of the weights and of the cache. `optimized.GPTModel` and
+`llama.LlamaModel` write their passes with these parts; whether a part is compiled or not, its text
+is the same, but for the two places where a sum pays only if it becomes one loop.
+"""
+
+import warnings
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn import functional as F
+
+from .caches.base import Cache
+
+NOT_COMPILED = (
+    "The model could not be compiled, and goes on uncompiled. It takes a C++ compiler (on Debian "
+    "and Ubuntu: apt install g++ python3-dev; on macOS: xcode-select --install; on Windows: the "
+    "Build Tools for Visual Studio) and a folder for temporary files. torch.compile said:"
+)
+
+
+def product(x, W):
+    """x (..., in) and W (out, in) -> (..., out), which is F.linear(x, W), the fastest way known.
+
+    On a CPU `F.linear` leaves all threads but one idle for a single vector on some processors
+    (pytorch/pytorch, issue 96643), and is slow for a few. What is written here reads W faster.
+    """
+    rows = x.flatten(0, -2)  # (n_rows, in)
+    if x.device.type != "cpu":
+        result = F.linear(rows, W)
+    elif len(rows) == 1 and torch.compiler.is_compiling():
+        result = (W * rows).sum(-1)[None]  # one loop: the product itself is never stored
+    else:
+        several = rows.repeat(2, 1) if len(rows) == 1 else rows  # two take less time than one
+        result = (W @ several.T).T[: len(rows)].contiguous()
+    return result.unflatten(0, x.shape[:-1])
+
+
+class FusedAttention(nn.Module):
+    """What Attention computes, the fastest way, and with few keys for many queries.
+
+    queries       (batch, n_heads, n_queries, head_dim)
+    keys, values  (batch, n_kv_heads, n_keys, head_dim)
+    mask          (1 or batch, 1, n_queries, n_keys), True where a query may look; None says it for
+                  the causal order, and leaves PyTorch free to choose its fastest kernel
+    scales        what each key and each value is to be multiplied by, two tensors
+                  (batch, n_kv_heads, n_keys, 1); None where they are whole
+    returns       (batch, n_queries, emb_dim), the heads side by side again
+    """
+
+    def forward(self, queries, keys, values, mask, scales=None):
+        if queries.shape[2] == 1 and torch.compiler.is_compiling():
+            context = read_once(queries, keys, values, mask, scales)
+        else:
+            keys, values = (x.to(queries.dtype) for x in scaled(keys, values, scales))
+            options = {"is_causal": mask is None and queries.shape[2] > 1, "enable_gqa": True}
+            context = F.scaled_dot_product_attention(queries, keys, values, mask, **options)
+        return context.transpose(1, 2).flatten(2)
+
+
+def scaled(keys, values, scales=None):
+    """Keys and values as they are seen, also where they are stored with scales."""
+    return (keys, values) if scales is None else (keys * scales[0], values * scales[1])
+
+
+def read_once(queries, keys, values, mask, scales):
+    """Attention of one new token, for the compiler: (batch, n_heads, 1, head_dim).
+
+    The query heads that share a key are sums of their own over the same key, which the compiler
+    makes one loop of. Scales stay outside: (q . k_int8) * scale, so that each stored byte becomes a
+    number only where it is used.
+    """
+    context = []
+    # n_heads / n_kv_heads times (batch, n_kv_heads, 1, head_dim)
+    for query in (queries * queries.shape[-1] ** -0.5).unflatten(1, (keys.shape[1], -1)).unbind(2):
+        scores = (keys * query).sum(-1, keepdim=True)  # (batch, n_kv_heads, n_keys, 1)
+        if scales is not None:
+            scores = scores * scales[0]
+        if mask is not None:
+            scores = scores.masked_fill(~mask.mT, -torch.inf)
+        weights = scores.softmax(2)
+        if scales is not None:
+            weights = weights * scales[1]
+        context.append((weights * values).sum(2, keepdim=True))
+    return torch.stack(context, 2).flatten(1, 2).to(queries.dtype)
+
+
+class FastModel(nn.Module):
+    """A model whose decode steps can be compiled: what `optimized` and `llama` share."""
+
+    compiled = None
+    n_together = 2  # blocks that are compiled as one: more would be fewer calls, and compile longer
+
+    def compile(self, **options):
+        """Have torch.compile make one loop of what fits into one, when single tokens follow others.
+
+        It compiles two blocks, and calls them for all layers: the first step takes some seconds,
+        and on a CPU it needs a C++ compiler. Nothing but the speed changes. Where it cannot
+        compile, a warning says why, and steps go on as they were. The options are those of
+        torch.compile.
+        """
+        # Each kind of model, cache and batch is a variant of the same code; 8 are the default.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        torch.fx.experimental._config.use_duck_shape = False  # 4 keys and 4 heads: by chance equal
+        # What the compiled code asserts of its tensors at each call takes a tenth of a step.
+        options = options or {"options": {"size_asserts": False, "alignment_asserts": False}}
+        self.compiled = torch.compile(call, dynamic=True, **options)
+
+    def way(self, token_ids, cache, blocks):
+        """How a pass calls its parts, what it hands them as the cache, and some blocks at a time.
+
+        Each block comes with its layer. One more token goes the compiled way, unless somebody
+        watches the model, or the cache has an `update` of its own, which may ask for the number of
+        a layer. The first and the last token of a memory do not: to the compiler, 1 token and all
+        of it are shapes of their own.
+        """
+        run, layers, n_together = call, range(self.cfg.n_layers), self.cfg.n_layers
+        one_more = token_ids.shape[1] == 1 and 0 < cache.n_tokens < (cache.max_tokens or inf) - 1
+        plain = type(cache).update is Cache.update and not self._forward_hooks
+        if self.compiled and one_more and plain:
+            run, layers, n_together = self.run_compiled, cache.memory, self.n_together
+            cache = Storing(cache.store)
+        each = list(zip(layers, blocks, strict=True))
+        return run, cache, [each[i : i + n_together] for i in range(0, len(each), n_together)]
+
+    def run_compiled(self, part, *args):
+        try:
+            return (self.compiled or call)(part, *args)
+        except TorchDynamoException as problem:  # before any of it was run
+            self.compiled = None
+            warnings.warn(f"{NOT_COMPILED} {type(problem).__name__}: {problem}", stacklevel=2)
+            return part(*args)
+
+
+@dataclass
+class Storing:
+    """A cache for compiled parts: for each layer they are handed its memory, and no number.
+
+    A number would become part of the compiled code, one variant for each layer.
+    """
+
+    update: callable
+
+
+def call(part, *args):
+    return part(*args)
