@@ -217,7 +217,7 @@ def test_a_cell_of_the_timeline_shows_its_vectors_until_the_view_changes(show, t
 
 def test_the_race_runs_on_the_measured_times(show):
     scope = show(widgets.SpeedRace(timing(TWENTY, "without", 0.03), timing(TWENTY)))
-    says(scope, "Both are done, with the same tokens: 0.6 s without, 0.2 s with, 3.0 times as")
+    says(scope, "Both are done, with the same tokens: 0.600 s without, 0.200 s with, 3.0 times as")
     for number, now, written in ((30, 0.45, [15, 20]), (17, 0.16, [5, 16]), (1, 0, [0, 0])):
         step(scope, number)
         says(scope, f"{now:.2f} s", ".tff-place")

@@ -296,7 +296,6 @@ def test_both_models_run_from_disk(new_page, site):
     assert page.evaluate('written({text: "Time", max_new_tokens: 2})') == TIME_FLIES_FAST
     assert len(page.evaluate('written({text: "Time", max_new_tokens: 2}, smol)')) == 3
     assert page.evaluate("smol.model.checked")
-    assert page.complaints == page.foreign == []
 
 
 def test_the_chat_template_is_that_of_the_file():
