@@ -140,6 +140,6 @@ class GPTModel(nn.Module):
         self.unfinished = True
 
 
-def forget(model, *_):  # CACHE 4
+def forget(model, *_):
     """Other weights give other keys: those of the old ones go."""
     model.reset_kv_cache()

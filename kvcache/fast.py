@@ -24,18 +24,21 @@ NOT_COMPILED = (
 
 
 def product(x, W):
-    """x (..., in) and W (out, in) -> (..., out), which is F.linear(x, W), the fastest way known.
+    """x (..., in), W (out, in) -> (..., out): F.linear(x, W), the fastest way known.
 
-    On a CPU `F.linear` leaves all threads but one idle for a single vector on some processors
-    (pytorch/pytorch, issue 96643), and is slow for a few. What is written here reads W faster.
+    On a CPU `F.linear` leaves all threads but one idle for a single vector on
+    some processors (pytorch/pytorch, issue 96643), and is slow for a few. What is
+    written here reads W faster.
     """
     rows = x.flatten(0, -2)  # (n_rows, in)
     if x.device.type != "cpu":
         result = F.linear(rows, W)
     elif len(rows) == 1 and torch.compiler.is_compiling():
-        result = (W * rows).sum(-1)[None]  # one loop: the product itself is never stored
+        # One loop: the product itself is never stored.
+        result = (W * rows).sum(-1)[None]
     else:
-        several = rows.repeat(2, 1) if len(rows) == 1 else rows  # two take less time than one
+        # Two take less time than one.
+        several = rows.repeat(2, 1) if len(rows) == 1 else rows
         result = (W @ several.T).T[: len(rows)].contiguous()
     return result.unflatten(0, x.shape[:-1])
 
@@ -70,14 +73,22 @@ def scaled(keys, values, scales=None):
 def read_once(queries, keys, values, mask, scales):
     """Attention of one new token, for the compiler: (batch, n_heads, 1, head_dim).
 
-    The query heads that share a key are sums of their own over the same key, which the compiler
-    makes one loop of. Scales stay outside: (q . k_int8) * scale, so that each stored byte becomes a
-    number only where it is used.
+    The query heads that share a key are sums of their own over the same key,
+    which the compiler makes one loop of. Scales stay outside: (q . k_int8) * scale,
+    so that each stored byte becomes a number only where it is used.
     """
     context = []
     # n_heads / n_kv_heads times (batch, n_kv_heads, 1, head_dim)
-    for query in (queries * queries.shape[-1] ** -0.5).unflatten(1, (keys.shape[1], -1)).unbind(2):
-        scores = (keys * query).sum(-1, keepdim=True)  # (batch, n_kv_heads, n_keys, 1)
+    for query in (
+        (queries * queries.shape[-1] ** -0.5)
+        .unflatten(
+            1,
+            (keys.shape[1], -1),
+        )
+        .unbind(2)
+    ):
+        # (batch, n_kv_heads, n_keys, 1)
+        scores = (keys * query).sum(-1, keepdim=True)
         if scales is not None:
             scores = scores * scales[0]
         if mask is not None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 CODE, LIVE, WIDGET_DATA, FIRST_VIEW, FIRST_VIEW_PACKED = 38, 30, 300, 2500, 1000  # kB
 LOADED = re.compile(
-    r'<(?:script|img|link rel="(?:icon|stylesheet)")[^>]* (?:src|href)="([^"?:]+)[^"]*"'
+    r'<(?:script|img|link rel="(?:icon|stylesheet)")[^>]* (?:src|href)="(?!data:)([^"?:]+)[^"]*"'
 )
 STATE = "application/vnd.jupyter.widget-state+json"
 
