@@ -11,6 +11,7 @@ import os
 import shutil
 from base64 import b64decode, b64encode
 from dataclasses import asdict
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kvcache.widgets import BreakIt, Generation, KVTimeline, SpeedRace
 from kvcache.widgets.figure import FOLDER, module_text
 
 
+@cache
 def smollm2():
     """What smollm2.json says."""
     return json.loads(data.checked_path("smollm2.json").read_text(encoding="utf-8"))

@@ -81,10 +81,8 @@ def read_once(queries, keys, values, mask, scales):
     # n_heads / n_kv_heads times (batch, n_kv_heads, 1, head_dim)
     for query in (
         (queries * queries.shape[-1] ** -0.5)
-        .unflatten(
-            1,
-            (keys.shape[1], -1),
-        )
+        # Those that share a key, side by side.
+        .unflatten(1, (keys.shape[1], -1))
         .unbind(2)
     ):
         # (batch, n_kv_heads, n_keys, 1)

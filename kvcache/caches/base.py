@@ -76,10 +76,8 @@ class Cache:
         self.check(n_rows, n_new)
         n_past, device = self.n_tokens, token_ids.device
         slots = torch.arange(n_past, n_past + n_new, device=device)
-        self.n_seen, self.slots = (
-            n_past + n_new,
-            slots,
-        )  # how many keys there are, where new ones go
+        # How many keys there are, and where new ones go.
+        self.n_seen, self.slots = n_past + n_new, slots
         # A chunk needs no mask at the beginning, and a single token needs none anywhere.
         plain = n_new == 1 or (n_past == 0 and n_new <= (self.window or n_new))
         if self.n_pad is None and plain:
