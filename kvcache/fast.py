@@ -7,7 +7,7 @@ is the same, but for the two places where a sum pays only if it becomes one loop
 
 import warnings
 from dataclasses import dataclass
-from math import inf
+from math import inf, log
 
 import torch
 from torch import nn
@@ -21,6 +21,14 @@ NOT_COMPILED = (
     "and Ubuntu: apt install g++ python3-dev; on macOS: xcode-select --install; on Windows: the "
     "Build Tools for Visual Studio) and a folder for temporary files. torch.compile said:"
 )
+
+
+# What compiled code asserts of its tensors at each call takes a tenth of a step.
+OPTIONS = {"size_asserts": False, "alignment_asserts": False}
+# A norm is computed once, not again in each row of each product that follows.
+OPTIONS |= {"realize_reads_threshold": 1}
+# What the processor says that it can do is so: trying it out takes five seconds.
+OPTIONS |= {"cpp.vec_isa_ok": True}
 
 
 def product(x, W):
@@ -75,39 +83,44 @@ def read_once(queries, keys, values, mask, scales):
 
     The query heads that share a key are sums of their own over the same key,
     which the compiler makes one loop of. Scales stay outside: (q . k_int8) * scale,
-    so that each stored byte becomes a number only where it is used.
+    so that each stored byte becomes a number only where it is used. The softmax
+    divides at the end, once and not for each key, and the values of both halves
+    of the text are read side by side.
     """
-    context = []
-    # n_heads / n_kv_heads times (batch, n_kv_heads, 1, head_dim)
-    for query in (
-        (queries * queries.shape[-1] ** -0.5)
-        # Those that share a key, side by side.
-        .unflatten(1, (keys.shape[1], -1))
-        .unbind(2)
-    ):
-        # (batch, n_kv_heads, n_keys, 1)
-        scores = (keys * query).sum(-1, keepdim=True)
-        if scales is not None:
-            scores = scores * scales[0]
-        if mask is not None:
-            scores = scores.masked_fill(~mask.mT, -torch.inf)
-        weights = scores.softmax(2)
-        if scales is not None:
-            weights = weights * scales[1]
-        context.append((weights * values).sum(2, keepdim=True))
-    return torch.stack(context, 2).flatten(1, 2).to(queries.dtype)
+    n_keys = keys.shape[2]
+    half = (n_keys + 1) // 2
+    # Those that share a key: n_heads / n_kv_heads times (batch, n_kv_heads, 1, head_dim).
+    shared = (queries * queries.shape[-1] ** -0.5).unflatten(1, (keys.shape[1], -1)).unbind(2)
+    # (batch, n_kv_heads, n_heads / n_kv_heads, n_keys)
+    scores = torch.stack([(keys * query).sum(-1) for query in shared], 2)
+    scores = scores if scales is None else scores * scales[0].mT
+    scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+    # Of an odd number the key in the middle is in both halves, each time with half its weight.
+    middle = 2 * torch.arange(n_keys, device=keys.device) == n_keys - 1
+    scores = torch.where(middle, scores - log(2), scores)
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    total = (weights[..., :half] + weights[..., -half:]).sum(-1, keepdim=True)
+    weights = weights if scales is None else weights * scales[1].mT
+    values = values.expand_as(keys)
+    context = [
+        # (batch, n_kv_heads, head_dim)
+        (w[:, :, :half] * values[:, :, :half] + w[:, :, -half:] * values[:, :, -half:]).sum(2) / t
+        for w, t in zip(weights[..., None].unbind(2), total.unbind(2), strict=True)
+    ]
+    return torch.stack(context, 2).flatten(1, 2)[:, :, None].to(queries.dtype)
 
 
 class FastModel(nn.Module):
     """A model whose decode steps can be compiled: what `optimized` and `llama` share."""
 
     compiled = None
-    n_together = 2  # blocks that are compiled as one: more would be fewer calls, and compile longer
+    n_together = 1  # blocks that are compiled as one: more would be fewer calls, and compile longer
 
+    @torch.inference_mode(False)
     def compile(self, **options):
         """Have torch.compile make one loop of what fits into one, when single tokens follow others.
 
-        It compiles two blocks, and calls them for all layers: the first step takes some seconds,
+        It compiles one block, and calls it for all layers: the first step takes some seconds,
         and on a CPU it needs a C++ compiler. Nothing but the speed changes. Where it cannot
         compile, a warning says why, and steps go on as they were. The options are those of
         torch.compile.
@@ -115,9 +128,12 @@ class FastModel(nn.Module):
         # Each kind of model, cache and batch is a variant of the same code; 8 are the default.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         torch.fx.experimental._config.use_duck_shape = False  # 4 keys and 4 heads: by chance equal
-        # What the compiled code asserts of its tensors at each call takes a tenth of a step.
-        options = options or {"options": {"size_asserts": False, "alignment_asserts": False}}
-        self.compiled = torch.compile(call, dynamic=True, **options)
+        self.compiled = torch.compile(call, dynamic=True, **(options or {"options": OPTIONS}))
+        # All weights side by side in one piece of memory are read a little faster.
+        weights = list(self.parameters())
+        together = torch.cat([W.detach().flatten() for W in weights])
+        for W, new in zip(weights, together.split([W.numel() for W in weights]), strict=True):
+            W.data = new.view(W.shape).to(W.dtype)
 
     def way(self, token_ids, cache, blocks):
         """How a pass calls its parts, what it hands them as the cache, and some blocks at a time.

@@ -53,20 +53,19 @@ def rms_norm(cfg):
 def rotation(cfg, positions):
     """Cosines and sines of the angles at these positions (Su et al. 2021, RoPE).
 
-    positions (1 or batch, n_tokens) -> two tensors (1 or batch, 1, n_tokens, head_dim)
+    positions (1 or batch, n_tokens) -> two tensors (1 or batch, 1, n_tokens, head_dim / 2)
     Pair i turns by rope_base ** (-2 i / head_dim) for each position.
     """
     pairs = torch.arange(0, cfg.head_dim, 2, device=positions.device).float()
     speeds = cfg.rope_base ** (-pairs / cfg.head_dim)  # (head_dim / 2,)
     angles = positions[:, None, :, None] * speeds  # (1 or batch, 1, n_tokens, head_dim / 2)
-    angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(x, cos, sin):
     """Turn each pair (x[i], x[i + head_dim / 2]) by its angle."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class Linear(nn.Linear):

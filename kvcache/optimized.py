@@ -107,7 +107,6 @@ def from_baseline(model, state_dict, *_):
             state_dict[new + name.replace(".", "_")] = state_dict.pop(old + name)
         for name, places in LINEARS.items():
             W = torch.cat([state_dict.pop(f"{old}{place}.weight") for place in places])
-            b = W.new_zeros(len(W))
-            if name != "qkv" or model.cfg.qkv_bias:
-                b = torch.cat([state_dict.pop(f"{old}{place}.bias") for place in places])
+            none = W.new_zeros(len(W) // len(places))  # without biases of queries, keys and values
+            b = torch.cat([state_dict.pop(f"{old}{place}.bias", none) for place in places])
             state_dict[f"{new}W_{name}"], state_dict[f"{new}b_{name}"] = W, b

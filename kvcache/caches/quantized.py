@@ -31,6 +31,11 @@ class QuantizedCache(Cache):
             for _ in range(cfg.n_layers)
         ]
 
+    @property
+    def scales(self):
+        """(n_layers, 2, batch, n_kv_heads, max_tokens, 1), float32: of all keys and values."""
+        return torch.stack([scales for _, scales in self.memory])
+
     def store(self, memory, keys, values):
         seen = []
         for kept, new in zip(memory, quantize(torch.stack([keys, values]), self.bits), strict=True):
@@ -46,8 +51,8 @@ def quantize(x, bits):
     most = 2 ** (bits - 1) - 1  # 127 or 7
     scales = x.float().abs().amax(dim=-1, keepdim=True) / most
     levels = (x / scales.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8)
-    if bits == 4:  # two neighbours share a byte: 1 .. 15 each
-        low, high = (levels + 8).to(torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+    if bits == 4:  # numbers i and i + head_dim / 2 share a byte: 1 .. 15 each
+        low, high = (levels + 8).to(torch.uint8).chunk(2, dim=-1)
         levels = low | high << 4
     return levels, scales
 
@@ -56,7 +61,8 @@ def unpack(levels, bits):
     """Levels as whole numbers: int8 (..., head_dim)."""
     if bits == 8:
         return levels
-    return torch.stack([levels & 15, levels >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
+    wide = levels.int()  # the compiler shifts bytes one by one, and these many at a time
+    return torch.cat([wide & 15, wide >> 4], dim=-1).to(torch.int8) - 8
 
 
 def dequantize(levels, scales, bits):
