@@ -9,16 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .caches.base import NoCache, check_fit
-from .config import (
-    TINY,
-    GPTConfig,
-    check_all,
-    check_kinds,
-    check_number,
-    check_size,
-    need,
-    need_type,
-)
+from .config import GPTConfig, check_all, check_kinds, check_number, check_size, need, need_type
 
 
 def generate(model, token_ids, max_new_tokens, use_cache=False, **options):
@@ -131,7 +122,8 @@ def chooser(vocab_size, temperature=0.0, top_k=None, generator=None):
     """
     check_kinds(generator=(generator, torch.Generator | None))
     if temperature != 0:
-        temperature = check_number("temperature", temperature, TINY, torch.finfo(torch.float32).max)
+        limits = torch.finfo(torch.float32)
+        temperature = check_number("temperature", temperature, limits.tiny, limits.max)
     if top_k is not None:
         top_k = check_size("top_k", top_k)
         problem = f"top_k is {top_k} with temperature {temperature}"
@@ -176,15 +168,12 @@ def pad_left(prompts):
     """
     need_type(not isinstance(prompts, str), "prompts", prompts, "pass token ids")
     prompts = check_all("prompts", prompts, object)
-    prompts = [
-        torch.as_tensor(prompt, device=getattr(prompt, "device", "cpu")) for prompt in prompts
-    ]
+    prompts = [torch.as_tensor(each, device=getattr(each, "device", "cpu")) for each in prompts]
     kinds = [(tuple(prompt.shape), prompt.dtype) for prompt in prompts]
     whole = all(dtype in (torch.int64, torch.int32) for _, dtype in kinds)
     right = whole and all(len(shape) == 1 and shape[0] for shape, _ in kinds)
     remedy = "pass whole numbers, (n_tokens,) each, not empty"
     need(right, f"the prompts have shapes and dtypes {kinds}", remedy)
-    token_ids = pad_sequence(
-        [each.long() for each in prompts], batch_first=True, padding_side="left"
-    )
+    rows = [each.long() for each in prompts]
+    token_ids = pad_sequence(rows, batch_first=True, padding_side="left")
     return token_ids, token_ids.new_tensor([token_ids.shape[1] - len(each) for each in prompts])

@@ -20,6 +20,7 @@ Shapes: keys and values (batch, n_kv_heads, n_tokens, head_dim).
 from contextlib import contextmanager
 
 import torch
+import torch._dynamo
 
 from ..config import GPTConfig, check_kinds, check_size, kv_heads, need, need_type
 
@@ -197,4 +198,10 @@ def buffers(cfg, batch_size, n_tokens, dtype, device):
     """For each layer keys and values, zeros: two (batch, n_kv_heads, n_tokens, head_dim)."""
     shape = (batch_size, kv_heads(cfg), n_tokens, cfg.head_dim)
     kind = {"dtype": dtype, "device": device}
-    return [(torch.zeros(shape, **kind), torch.zeros(shape, **kind)) for _ in range(cfg.n_layers)]
+    return [[fixed(torch.zeros(shape, **kind), 1, 3) for _ in (0, 1)] for _ in range(cfg.n_layers)]
+
+
+def fixed(tensor, *dims):
+    """The tensor, and a word to the compiler: its sizes in these dimensions are always the same."""
+    torch._dynamo.mark_static(tensor, dims)
+    return tensor

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..config import GPTConfig, check_kinds, check_size, kv_heads, need
-from .base import Cache, check_crop, made_for
+from .base import Cache, check_crop, fixed, made_for
 
 
 class PagedCache:
@@ -153,7 +153,7 @@ class PagedBatch(Cache):
     def __init__(self, pages, sequences):
         self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
         self.made_for = pages.made_for
-        self.memory = [pages.memory[:, layer] for layer in range(pages.memory.shape[1])]
+        self.memory = [fixed(layer, 0, 2, 3) for layer in pages.memory.unbind(1)]
 
     @property
     def n_tokens(self):

@@ -3,7 +3,7 @@
 import torch
 
 from ..config import check_size, kv_heads, need
-from .base import Cache
+from .base import Cache, fixed
 
 
 class QuantizedCache(Cache):
@@ -27,7 +27,7 @@ class QuantizedCache(Cache):
         dtype = torch.int8 if bits == 8 else torch.uint8  # of one number, or of two
         kinds = ((cfg.head_dim * bits // 8, dtype), (1, torch.float32))  # the levels, the scales
         self.memory = [
-            tuple(torch.zeros(*shape, n, dtype=dtype, device=device) for n, dtype in kinds)
+            tuple(fixed(torch.zeros(*shape, n, dtype=t, device=device), 0, 2, 4) for n, t in kinds)
             for _ in range(cfg.n_layers)
         ]
 
