@@ -25,10 +25,10 @@ class PagedCache:
         check_kinds(cfg=(cfg, GPTConfig))
         n_blocks = check_size("n_blocks", n_blocks)
         block_size = self.block_size = check_size("block_size", block_size)
-        shape = (2, cfg.n_layers, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)
-        self.memory = torch.zeros(shape, dtype=dtype, device=device)
-        self.keys, self.values = self.memory
-        self.made_for = made_for(cfg, self.memory)
+        shape = (2, n_blocks * block_size, kv_heads(cfg), cfg.head_dim)  # 2: keys and values
+        kind = {"dtype": dtype, "device": device}
+        self.memory = [fixed(torch.zeros(shape, **kind), 0, 2, 3) for _ in range(cfg.n_layers)]
+        self.made_for = made_for(cfg, self.memory[0])
         self.n_users = [0] * n_blocks  # how many tables have the block
         self.free_blocks = list(range(n_blocks))  # a heap: the lowest number is taken first
         # Of each sequence: its blocks, its stored tokens, its passes and crops.
@@ -38,7 +38,7 @@ class PagedCache:
     @property
     def n_bytes(self):
         """Bytes of all blocks, free or not."""
-        return self.memory.nbytes
+        return sum(memory.nbytes for memory in self.memory)
 
     def add(self):
         """Begin an empty sequence; returns its number."""
@@ -126,8 +126,9 @@ class PagedCache:
         table, length = self.tables[sequence], self.lengths[sequence]
         for i in range(length // self.block_size, len(table)):
             if self.n_users[table[i]] > 1:  # copy on write
-                blocks = self.memory.unflatten(2, (-1, self.block_size))
-                blocks[:, :, self.free_blocks[0]] = blocks[:, :, table[i]]  # what `take` gives
+                for memory in self.memory:
+                    blocks = memory.unflatten(1, (-1, self.block_size))
+                    blocks[:, self.free_blocks[0]] = blocks[:, table[i]]  # what `take` gives
                 old, table[i] = table[i], self.take()
                 self.let_go(old)
         while len(table) * self.block_size < length + n_new:
@@ -153,7 +154,7 @@ class PagedBatch(Cache):
     def __init__(self, pages, sequences):
         self.pages, self.sequences, self.batch_size = pages, sequences, len(sequences)
         self.made_for = pages.made_for
-        self.memory = [fixed(layer, 0, 2, 3) for layer in pages.memory.unbind(1)]
+        self.memory = pages.memory
 
     @property
     def n_tokens(self):

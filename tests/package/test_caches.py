@@ -274,8 +274,8 @@ class Paging(RuleBasedStateMachine):
             table = self.pages.tables[sequence]
             slots = [3 * block + i for block in table for i in range(3)][: len(text)]
             for layer in range(SMALL.n_layers):
-                assert self.pages.keys[layer, slots, 0, 0].tolist() == text
-                assert self.pages.values[layer, slots, -1, -1].tolist() == [-n for n in text]
+                assert self.pages.memory[layer][0, slots, 0, 0].tolist() == text
+                assert self.pages.memory[layer][1, slots, -1, -1].tolist() == [-n for n in text]
 
 
 TestPaging = Paging.TestCase

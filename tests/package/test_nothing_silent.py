@@ -98,7 +98,8 @@ def test_wherever_a_pass_over_a_fork_is_interrupted_its_parent_stays_whole():
             assert_near(model(GOOD, pages.batch([fork])), expected)
             pages.free(fork)
             assert len(pages.free_blocks) == 8
-            pages.memory.unflatten(2, (-1, 4))[:, :, pages.free_blocks] = 0  # nothing is left there
+            for memory in pages.memory:  # nothing is left there
+                memory.unflatten(1, (-1, 4))[:, pages.free_blocks] = 0
         else:
             break
     assert at > 50

@@ -117,13 +117,8 @@ function chooser({ temperature = 0, top_k, seed = 0 }) {
       const shares = Float64Array.from(among, (each) => logits[each]);
       softmax(shares, 1 / temperature);
       let left = random();
-      id =
-        among[
-          Math.max(
-            0,
-            shares.findIndex((share) => (left -= share) < 0),
-          )
-        ];
+      const drawn = shares.findIndex((share) => (left -= share) < 0);
+      id = among[Math.max(0, drawn)];
       if (!best.includes(id)) best[best.length - 1] = id;
     }
     const sum = sumOfExp(logits);
