@@ -27,8 +27,8 @@ NOT_COMPILED = (
 
 # What compiled code asserts of its tensors at each call takes a tenth of a step.
 OPTIONS = {"size_asserts": False, "alignment_asserts": False}
-# A norm is computed once, not again in each row of each product that follows; a multiplication and
-# an addition are one instruction.
+# What is used more than once, as a norm before several products, is computed once, and not again in
+# each row of each of them; a multiplication and an addition are one instruction.
 OPTIONS |= {"realize_reads_threshold": 1, "cpp.enable_floating_point_contract_flag": "fast"}
 # The first token comes earlier: what the processor says that it can do is not tried out, and no
 # headers are compiled for later.
@@ -125,9 +125,10 @@ class FastModel(nn.Module):
         """Have torch.compile make one loop of what fits into one, when single tokens follow others.
 
         It compiles two blocks, and calls them for all layers: the first step takes some seconds,
-        and on a CPU it needs a C++ compiler. Nothing but the speed changes. Where it cannot
-        compile, a warning says why, and steps go on as they were. The options are those of
-        torch.compile.
+        and on a CPU it needs a C++ compiler. Nothing but the speed changes; on Linux the
+        weights move to memory of their own, so that a model which shared them keeps the old ones.
+        Where it cannot compile, a warning says why, and steps go on as they were. The options are
+        those of torch.compile.
         """
         # Each kind of model, cache and batch is a variant of the same code; 8 are the default.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 import kvcache
 from kvcache import generate, optimized, stream, trace
-from kvcache.caches import ConcatCache, NoCache, PagedCache
+from kvcache.caches import ConcatCache, NoCache, PagedCache, QuantizedCache
 from kvcache.generate import pad_left
 from kvcache.llama import LlamaModel
 from kvcache.memory import MODEL_SHAPES, kv_cache_bytes, longest_context
@@ -207,6 +207,7 @@ def test_no_tensor_follows_the_default_dtype_or_device(surroundings):
     for (found, n_found), (right, n_right) in zip(everything(models), expected, strict=True):
         assert (found.dtype, found.device, n_found) == (right.dtype, right.device, n_right)
         assert torch.equal(found, right)
+    assert QuantizedCache(SMALL, 4).scales.dtype == torch.float32
 
 
 def test_autocast_changes_no_more_than_rounding():
