@@ -123,9 +123,8 @@ class GPTModel(nn.Module):
 
     def stored(self):  # CACHE 5
         """All keys and values that the layers keep now, to see whether they are still the same."""
-        return [
-            each for block in self.trf_blocks for each in (block.att.cache_k, block.att.cache_v)
-        ]
+        parts = [block.att for block in self.trf_blocks]
+        return [each for att in parts for each in (att.cache_k, att.cache_v)]
 
     def check_cache(self, token_ids):  # CACHE 4
         """Raise ValueError for what the cache cannot take, before any layer stores anything."""

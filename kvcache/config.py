@@ -41,8 +41,7 @@ def check_all(name, things, kind, least=1):
 
 def check_size(name, size, least=1):
     """A size as an int. Raises ValueError for no whole number, or below `least`. True is none."""
-    whole = isinstance(size, Integral) and not isinstance(size, bool)
-    right = whole and least <= size < 2**63
+    right = isinstance(size, Integral) and not isinstance(size, bool) and least <= size < 2**63
     need(right, f"{name} is {size!r}", f"pass a whole number of at least {least}")
     return int(size)  # an integer of NumPy may have 32 bits, and wrap
 

@@ -8,6 +8,7 @@ is the same, but for the two places where a sum pays only if it becomes one loop
 import mmap
 import warnings
 from contextlib import suppress
+from copy import deepcopy
 from itertools import accumulate
 from math import inf, log
 from types import SimpleNamespace
@@ -45,9 +46,9 @@ def product(x, W):
     rows = x.flatten(0, -2)  # (n_rows, in)
     if x.device.type != "cpu":
         result = F.linear(rows, W)
-    elif len(rows) == 1 and torch.compiler.is_compiling():
-        # One loop: the product itself is never stored.
-        result = (W * rows).sum(-1)[None]
+    elif len(rows) <= 8 and torch.compiler.is_compiling():
+        # One loop: the products themselves are never stored.
+        result = torch.stack([(W * row).sum(-1) for row in rows])
     else:
         # Two take less time than one.
         several = rows.repeat(2, 1) if len(rows) == 1 else rows
@@ -108,16 +109,17 @@ def read_once(queries, keys, values, mask, scales):
     values = values.expand_as(keys)
     context = [
         # (batch, n_kv_heads, head_dim)
-        (w[:, :, :half] * values[:, :, :half] + w[:, :, -half:] * values[:, :, -half:]).sum(2) / t
-        for w, t in zip(weights[..., None].unbind(2), total.unbind(2), strict=True)
+        (w[:, :, :half] * values[:, :, :half] + w[:, :, -half:] * values[:, :, -half:]).sum(2)
+        for w in weights[..., None].unbind(2)
     ]
-    return torch.stack(context, 2).flatten(1, 2)[:, :, None].to(queries.dtype)
+    context = torch.stack(context, 2) / total
+    return context.flatten(1, 2)[:, :, None].to(queries.dtype)
 
 
 class FastModel(nn.Module):
     """A model whose decode steps can be compiled: what `optimized` and `llama` share."""
 
-    compiled = None
+    compiled = plain = looked = None
     n_together = 2  # blocks that are compiled as one: more would be fewer calls, and compile longer
 
     @torch.inference_mode(False)
@@ -127,13 +129,17 @@ class FastModel(nn.Module):
         It compiles two blocks, and calls them for all layers: the first step takes some seconds,
         and on a CPU it needs a C++ compiler. Nothing but the speed changes; on Linux the
         weights move to memory of their own, so that a model which shared them keeps the old ones.
+        Each size of a batch up to 8 is compiled for itself. Who puts other modules or weights into
+        a block reads a prompt before the next token: the blocks are looked at after each one.
         Where it cannot compile, a warning says why, and steps go on as they were. The options are
         those of torch.compile.
         """
         # Each kind of model, cache and batch is a variant of the same code; 8 are the default.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         torch.fx.experimental._config.use_duck_shape = False  # 4 keys and 4 heads: by chance equal
-        self.compiled = torch.compile(call, dynamic=True, **(options or {"options": OPTIONS}))
+        torch._dynamo.config.specialize_float = True  # an epsilon is no number that varies
+        options = options or {"options": OPTIONS}
+        self.compiled = self.attempt(torch.compile, call, dynamic=True, **options)
         with suppress(AttributeError, OSError):  # Linux alone has such pages
             self.lay_together()
 
@@ -157,9 +163,13 @@ class FastModel(nn.Module):
         """
         run, layers, n_together = call, range(self.cfg.n_layers), self.cfg.n_layers
         one_more = token_ids.shape[1] == 1 and 0 < cache.n_tokens < (cache.max_tokens or inf) - 1
-        plain = type(cache).update is Cache.update and not self._forward_hooks
-        if self.compiled and one_more and plain:
+        whole = type(cache).update is Cache.update and not self._forward_hooks
+        if not (self.compiled and one_more and whole):
+            self.looked = False  # at the blocks: anybody may change them before the next prompt
+        else:
             run, layers, n_together = self.run_compiled, cache.memory, self.n_together
+            self.plain = self.plain if self.looked else plain(blocks)
+            self.looked, blocks = True, self.plain[1]
             # A compiled part is handed the memory of a layer, and no number: that would become part
             # of the code, one variant for each layer.
             cache = SimpleNamespace(update=cache.store)
@@ -167,13 +177,38 @@ class FastModel(nn.Module):
         return run, cache, [each[i : i + n_together] for i in range(0, len(each), n_together)]
 
     def run_compiled(self, part, *args):
+        result = self.attempt(self.compiled or call, part, *args)
+        return part(*args) if result is None else result
+
+    def attempt(self, work, *args, **options):
+        """What it gives; None, and a warning, where it cannot compile: nothing of it was run."""
         try:
-            return (self.compiled or call)(part, *args)
-        except TorchDynamoException as problem:  # before any of it was run
+            return work(*args, **options)
+        except (TorchDynamoException, OSError) as problem:
             self.compiled = None
-            warnings.warn(f"{NOT_COMPILED} {type(problem).__name__}: {problem}", stacklevel=2)
-            return part(*args)
+            warnings.warn(f"{NOT_COMPILED} {type(problem).__name__}: {problem}", stacklevel=3)
 
 
 def call(part, *args):
     return part(*args)
+
+
+def plain(blocks):
+    """A block without weights, and the weights of each block; the second may be blocks, see below.
+
+    At each step Python has to see whether a module is as it was, part by part. At plain weights a
+    glance is enough. So if the blocks differ in nothing but their weights, these are taken out of
+    them, for one block that is used with all. Else they stay as they are, and so do plain weights.
+    """
+    modules = [block for block in blocks if isinstance(block, nn.Module)]
+    kinds = [[settings(part) for part in block.modules()] for block in modules]
+    if not kinds or any(other != kinds[0] for other in kinds):
+        return None, blocks
+    empty = {id(W): nn.Parameter(W.to("meta"), False) for W in blocks[0].parameters()}
+    return deepcopy(blocks[0], empty), [dict(block.named_parameters()) for block in blocks]
+
+
+def settings(module):
+    """What a module is, without what it holds: its kind, its attributes, its hooks."""
+    held = ("_parameters", "_modules")
+    return type(module), {name: repr(x) for name, x in vars(module).items() if name not in held}

@@ -174,6 +174,5 @@ def pad_left(prompts):
     right = whole and all(len(shape) == 1 and shape[0] for shape, _ in kinds)
     remedy = "pass whole numbers, (n_tokens,) each, not empty"
     need(right, f"the prompts have shapes and dtypes {kinds}", remedy)
-    rows = [each.long() for each in prompts]
-    token_ids = pad_sequence(rows, batch_first=True, padding_side="left")
+    token_ids = pad_sequence(prompts, batch_first=True, padding_side="left").long()
     return token_ids, token_ids.new_tensor([token_ids.shape[1] - len(each) for each in prompts])

@@ -133,8 +133,7 @@ def llama_from(theirs):
     need(head_dim == cfg.head_dim, f"its head_dim is {head_dim}", f"ours is {cfg.head_dim} only")
     with torch.device("meta"):
         model = LlamaModel(cfg)
-    weights = renamed(theirs, LLAMA_NAMES)
-    return filled(model, weights, theirs, assign=True).requires_grad_(False)
+    return filled(model, renamed(theirs, LLAMA_NAMES), theirs, assign=True).requires_grad_(False)
 
 
 def checked_settings(theirs, model_type, **needed):
@@ -175,9 +174,8 @@ def filled(model, state_dict, theirs, **options):
         right = theirs(token_ids.to(theirs.device)).logits.float().cpu()
     error = (model(token_ids.to(model.tok_emb.weight.device)).float().cpu() - right).abs().max()
     most = right.std() * (0.2 if theirs.dtype.itemsize == 2 else 1e-3)
-    need(
-        error <= most, f"its logits are off by {error:.2g}", "it computes otherwise than the book's"
-    )
+    problem = f"its logits are off by {error:.2g}"
+    need(error <= most, problem, "it computes otherwise than the book's")
     return model
 
 
@@ -217,8 +215,7 @@ def gpt_from(theirs, model_class):
     need(n_inner in (None, 4 * n_embd), f"its n_inner is {n_inner}", f"ours is {4 * n_embd} only")
     names = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
     # In the order of the fields of GPTConfig.
-    cfg = GPTConfig(*(settings[name] for name in names), qkv_bias=True)
-    model = model_class(cfg)
+    model = model_class(GPTConfig(*(settings[name] for name in names), qkv_bias=True))
     state_dict = {}
     for name, tensor in renamed(theirs, GPT2_NAMES).items():
         if "norm" in name:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from .baseline import split_heads
@@ -69,10 +70,7 @@ def rotate(x, cos, sin):
 
 
 class Linear(nn.Linear):
-    """(..., in_features) -> (..., out_features), without a bias."""
-
-    def __init__(self, in_features, out_features):
-        super().__init__(in_features, out_features, bias=False)
+    """(..., in_features) -> (..., out_features); made without a bias."""
 
     def forward(self, x):
         return product(x, self.weight)
@@ -85,10 +83,10 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
         kv_dim = cfg.n_kv_heads * cfg.head_dim
-        self.W_query = Linear(cfg.emb_dim, cfg.emb_dim)
-        self.W_key = Linear(cfg.emb_dim, kv_dim)
-        self.W_value = Linear(cfg.emb_dim, kv_dim)
-        self.out_proj = Linear(cfg.emb_dim, cfg.emb_dim)
+        self.W_query = Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
+        self.W_key = Linear(cfg.emb_dim, kv_dim, bias=False)
+        self.W_value = Linear(cfg.emb_dim, kv_dim, bias=False)
+        self.out_proj = Linear(cfg.emb_dim, cfg.emb_dim, bias=False)
         self.attend = FusedAttention()
 
     def forward(self, x, turn, layer, cache, mask):
@@ -104,9 +102,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.gate = Linear(cfg.emb_dim, cfg.hidden_dim)
-        self.up = Linear(cfg.emb_dim, cfg.hidden_dim)
-        self.down = Linear(cfg.hidden_dim, cfg.emb_dim)
+        self.gate = Linear(cfg.emb_dim, cfg.hidden_dim, bias=False)
+        self.up = Linear(cfg.emb_dim, cfg.hidden_dim, bias=False)
+        self.down = Linear(cfg.hidden_dim, cfg.emb_dim, bias=False)
 
     def forward(self, x):
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -154,9 +152,10 @@ class LlamaModel(FastModel):
             return run(self.head, x)
 
     def some_blocks(self, x, some, turn, cache, mask):
-        """Blocks one after the other, each with its layer."""
+        """Blocks one after the other, each with its layer; or the weights of one."""
         for layer, block in some:
-            x = block(x, turn, layer, cache, mask)
+            plain, args = isinstance(block, dict), (x, turn, layer, cache, mask)
+            x = functional_call(self.plain[0], block, args) if plain else block(*args)
         return x
 
     def head(self, x):

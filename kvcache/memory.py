@@ -96,8 +96,7 @@ def kv_cache_bytes(cfg, n_tokens, batch_size=1, dtype=torch.float32):
         if cfg.latent_dim:
             n_vectors, n_numbers = 1, cfg.latent_dim
     bits, has_scales = _format(dtype)
-    vector_bytes = (n_numbers * bits + 7) // 8 + 4 * has_scales
-    return batch_size * n_kept * n_vectors * vector_bytes
+    return batch_size * n_kept * n_vectors * ((n_numbers * bits + 7) // 8 + 4 * has_scales)
 
 
 def weight_bytes(shape, dtype="bfloat16"):

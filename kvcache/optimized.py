@@ -73,8 +73,7 @@ class GPTModel(FastModel):
         qkv = qkv.unflatten(2, (3, self.cfg.n_heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv.unbind()  # (batch, n_heads, n_tokens, head_dim)
         keys, values, *scales = cache.update(layer, keys, values)
-        context = self.attend(queries, keys, values, mask, *scales)
-        x = x + product(context, w["W_out"]) + w["b_out"]
+        x = x + product(self.attend(queries, keys, values, mask, *scales), w["W_out"]) + w["b_out"]
 
         h = F.layer_norm(x, x.shape[2:], w["norm2_scale"], w["norm2_shift"])
         h = F.gelu(product(h, w["W_up"]) + w["b_up"], approximate="tanh")

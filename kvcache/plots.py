@@ -78,8 +78,7 @@ def time_per_token(timings):
     curves, description = [], "Time per token against position."
     for timing in check_all("timings", timings, Timing):
         times = 1000 * timing.per_token
-        positions = range(timing.n_prompt, timing.n_prompt + len(times))
-        curves.append((timing.label, positions, times))
+        curves.append((timing.label, range(timing.n_prompt, timing.n_prompt + len(times)), times))
         description += f" {timing.label}: from {times[0]:.0f} ms at the first new token "
         description += f"to {times[-1]:.0f} ms at the last."
     return lines(curves, "position of the new token", "time per token (ms)", description, CACHES)

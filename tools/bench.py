@@ -36,7 +36,8 @@ def table(runs, reference, limits):
             if record and name in record.rounds:
                 times = record[name]
                 ratio = record[reference + after].total / times.total
-                limit = record[f"reading as much{after}"].typical if after else limit
+                if f"reading as much{after}" in record.rounds:  # in the same rounds
+                    limit = record[f"reading as much{after}"].typical
                 share = limit / times.time_per_output_token
                 line += f"{times.tokens_per_second:8.1f}{ratio:8.2f}{share:8.0%}   "
         print(line)

@@ -32,8 +32,7 @@ class PagedCache:
         self.n_users = [0] * n_blocks  # how many tables have the block
         self.free_blocks = list(range(n_blocks))  # a heap: the lowest number is taken first
         # Of each sequence: its blocks, its stored tokens, its passes and crops.
-        self.tables, self.lengths, self.n_changes = {}, {}, Counter()
-        self.n_made = 0
+        self.n_made, self.tables, self.lengths, self.n_changes = 0, {}, {}, Counter()
 
     @property
     def n_bytes(self):
@@ -79,9 +78,10 @@ class PagedCache:
         self.crop(sequence, 0)
         del self.tables[sequence], self.lengths[sequence]
 
-    def check(self, sequence):
-        """Raise ValueError if there is no such sequence."""
-        need(sequence in self.tables, f"there is no sequence {sequence!r}", "begin one with add()")
+    def check(self, *sequences):
+        """Raise ValueError unless there are these sequences."""
+        for each in sequences:
+            need(each in self.tables, f"there is no sequence {each!r}", "begin one with add()")
 
     def batch(self, sequences):
         """What a model takes: the cache of these sequences, one for each row.
@@ -89,8 +89,7 @@ class PagedCache:
         Raises ValueError if one is not there or named twice, or if there are none.
         """
         sequences = list(sequences)
-        for sequence in sequences:
-            self.check(sequence)
+        self.check(*sequences)
         right = 0 < len(sequences) == len(set(sequences))
         need(right, f"sequences is {sequences}", "pass each one once, at least 1")
         return PagedBatch(self, sequences)
@@ -167,8 +166,7 @@ class PagedBatch(Cache):
 
     def lengths(self):
         """The stored tokens of each sequence. Raises ValueError if one was freed."""
-        for sequence in self.sequences:
-            self.pages.check(sequence)
+        self.pages.check(*self.sequences)
         return [self.pages.lengths[sequence] for sequence in self.sequences]
 
     def check(self, n_rows, n_new):

@@ -48,8 +48,7 @@ class QuantizedCache(Cache):
 
 def quantize(x, bits):
     """(..., head_dim) -> levels (..., head_dim * bits / 8), scales (..., 1)."""
-    most = 2 ** (bits - 1) - 1  # 127 or 7
-    scales = x.float().abs().amax(dim=-1, keepdim=True) / most
+    scales = x.float().abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)  # by 127 or 7
     levels = (x / scales.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8)
     if bits == 4:  # numbers i and i + head_dim / 2 share a byte: 1 .. 15 each
         low, high = (levels + 8).to(torch.uint8).chunk(2, dim=-1)

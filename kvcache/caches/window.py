@@ -29,8 +29,7 @@ class SlidingWindowCache(Cache):
         positions, mask = super().begin(token_ids)
         self.n_written = max(self.n_written, self.n_tokens + 1)  # `update` writes a single token
         self.slots = self.slots % self.window
-        n_held = min(self.n_tokens + 1, self.window)
-        self.held_slots = torch.arange(n_held, device=token_ids.device)
+        self.held_slots = torch.arange(min(self.n_tokens + 1, self.window), device=token_ids.device)
         return positions, mask
 
     def store(self, memory, keys, values):
@@ -73,5 +72,4 @@ class SlidingWindowCache(Cache):
 
     def held(self, n, device):
         """(min(n, window),): which token lies in each slot when n have been stored."""
-        ring = torch.arange(min(n, self.window), device=device)
-        return n - 1 - (n - 1 - ring) % self.window
+        return n - 1 - (n - 1 - torch.arange(min(n, self.window), device=device)) % self.window

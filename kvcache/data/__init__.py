@@ -29,5 +29,4 @@ def sha256(path):
 
 def hashes():
     """What SHA256SUMS says: file name -> SHA-256, as 64 hex digits."""
-    lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
-    return {line[66:]: line[:64] for line in lines}
+    return {line[66:]: line[:64] for line in (FOLDER / "SHA256SUMS").read_text().splitlines()}

@@ -45,8 +45,7 @@ def _check(words, matrices):
     for name, matrix in matrices.items():
         shape = tuple(matrix.shape)
         wanted = (len(words), emb_dim) if name == "x" else (emb_dim, head_dim)
-        right = shape == wanted and 0 not in shape
-        need(right, f"{name} has shape {shape}, not {wanted}", remedy)
+        need(shape == wanted and 0 not in shape, f"{name} has shape {shape}, not {wanted}", remedy)
         problem = f"{name} has a number that is infinite or NaN"
         need(matrix.isfinite().all(), problem, "give finite ones")
 

@@ -23,9 +23,7 @@ class BreakIt(Figure):
 
     def __init__(self, reference, runs, **kwargs):
         check_kinds(runs=(runs, dict))
-        runs = [
-            (bug, check_all(bug, calls, Call, 0), start) for bug, (calls, start) in runs.items()
-        ]
+        runs = [(bug, check_all(bug, calls, Call, 0), at) for bug, (calls, at) in runs.items()]
         need(runs, "no runs were given", "BreakIt needs at least 1")
         for name, calls, start in runs:
             problem = f"{name}: start is {start}, with {len(calls)} calls recorded"
@@ -37,8 +35,7 @@ class BreakIt(Figure):
         """Each bug, with the text that comes out of it."""
         rows = [("bug", "logits off by", "text")]
         for run in self.data["runs"]:
-            error = run["steps"][-1]["error"]
-            rows.append((run["name"], f"{error:.2g}", "".join(run["texts"])))
+            rows.append((run["name"], f"{run['steps'][-1]['error']:.2g}", "".join(run["texts"])))
         return table("Cache bugs, and the text of each", rows)
 
 

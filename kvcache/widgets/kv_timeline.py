@@ -39,8 +39,8 @@ def _panel(trace):
     by_layer = list(zip(*trace.steps, strict=True))  # [layer][step]
     title, keys = "With a cache" if trace.use_cache else "Without a cache", by_layer[0][0].keys
     panel = {"title": title, "use_cache": trace.use_cache, "n_prompt": trace.n_prompt}
-    panel |= {"tokens": [token_label(token_id) for token_id in trace.token_ids]}
-    panel |= {"texts": token_texts(trace.token_ids)}
+    tokens = list(map(token_label, trace.token_ids))
+    panel |= {"tokens": tokens, "texts": token_texts(trace.token_ids)}
     panel |= {"marks": [[letters(step) for step in layer] for layer in by_layer]}
     panel |= {"vectors": [[_vectors(step) for step in layer] for layer in by_layer]}
     return panel | {"n_heads": 0 if keys is None else keys.shape[1]}

@@ -83,7 +83,52 @@ def test_with_the_real_compiler_one_text_is_right():
     assert n_compiled() == 2
 
 
-@settings(max_examples=25)
+@pytest.mark.parametrize("batch", [2, 8, 9])
+@pytest.mark.parametrize("make", [make_gpt, make_llama])
+def test_each_text_of_a_batch_is_written_as_alone(make, batch):
+    model = make().double()
+    fast, token_ids = compiled(model), torch.randint(50, (batch, 6))
+    cache = PreallocatedCache(model.cfg, 8, batch, dtype=torch.float64)
+    found = in_chunks(fast, cache, token_ids, [3, 1, 1, 1])
+    assert n_compiled() == 2
+    for row, logits in zip(token_ids[:, None], found, strict=True):
+        assert_near(logits[None], model(row), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["preallocated", "concat", "int8"])
+@pytest.mark.parametrize("make", [make_gpt, make_llama])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_compiled_too(dtype, make, name):
+    exact, token_ids = make(), torch.randint(50, (1, 9))
+    model = copy.deepcopy(exact).to(dtype)
+
+    def off(model):
+        cache = make_cache(name, model.cfg, dtype=dtype)
+        logits = in_chunks(model, cache, token_ids, [4, 1, 1, 2, 1])
+        assert logits.dtype == dtype
+        return (logits.float() - exact(token_ids)).abs().max()
+
+    assert off(compiled(model)) < 2 * off(model) + 1e-3
+
+
+def test_blocks_that_differ_in_more_than_their_weights_stay_what_they_are():
+    model, token_ids = make_llama(), torch.randint(50, (1, 6))
+    model.trf_blocks[1].register_forward_hook(lambda block, given, output: 2 * output)
+    cache = PreallocatedCache(model.cfg, 8)
+    found = in_chunks(compiled(model), cache, token_ids, [3, 1, 1, 1])
+    assert_near(found, model(token_ids))
+
+
+def test_new_weights_are_seen_after_the_next_prompt():
+    model, other = make_llama(), make_llama(seed=1)
+    fast, token_ids = compiled(model), torch.randint(50, (1, 6))
+    for weights in (model, other, model):
+        fast.load_state_dict(weights.state_dict(), assign=True)
+        cache = PreallocatedCache(model.cfg, 8)
+        assert_near(in_chunks(fast, cache, token_ids, [3, 1, 1, 1]), weights(token_ids))
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_shape_gives_the_baselines_logits_in_any_chunks(data):
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
@@ -115,6 +160,16 @@ def test_where_nothing_can_be_compiled_the_text_is_written_all_the_same(make):
     model, token_ids = make(), torch.randint(50, (1, 4))
     fast = compiled(model, no_compiler)
     with pytest.warns(UserWarning, match=r"goes on uncompiled(.|\n)*apt install(.|\n)*no g\+\+"):
+        found = generate(fast, token_ids, 5, cache=ConcatCache(model.cfg))
+    assert torch.equal(found, generate(model, token_ids, 5, cache=ConcatCache(model.cfg)))
+
+
+def test_where_the_compiler_has_no_folder_the_text_is_written_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "folder"))
+    model, token_ids = make_llama(), torch.randint(50, (1, 4))
+    with pytest.warns(UserWarning, match=r"goes on uncompiled.*(.|\n)*NotADirectoryError"):
+        fast = compiled(model, "inductor")
         found = generate(fast, token_ids, 5, cache=ConcatCache(model.cfg))
     assert torch.equal(found, generate(model, token_ids, 5, cache=ConcatCache(model.cfg)))
 
