@@ -170,7 +170,7 @@ def test_where_the_compiler_has_no_folder_the_text_is_written_all_the_same(tmp_p
     model, token_ids = make_llama(), torch.randint(50, (1, 4))
     with pytest.warns(UserWarning, match=r"goes on uncompiled.*(.|\n)*NotADirectoryError"):
         fast = compiled(model, "inductor")
-        found = generate(fast, token_ids, 5, cache=ConcatCache(model.cfg))
+    found = generate(fast, token_ids, 5, cache=ConcatCache(model.cfg))
     assert torch.equal(found, generate(model, token_ids, 5, cache=ConcatCache(model.cfg)))
 
 
