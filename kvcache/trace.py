@@ -46,9 +46,9 @@ class Trace:
 
         layer  one layer only; None adds up all layers
         """
-        steps = [step if layer is None else [step[layer]] for step in self.steps]
+        chosen = [step if layer is None else [step[layer]] for step in self.steps]
         return [
-            {kind: sum(len(getattr(x, kind)) for x in step) for kind in KINDS} for step in steps
+            {kind: sum(len(getattr(at, kind)) for at in step) for kind in KINDS} for step in chosen
         ]
 
 

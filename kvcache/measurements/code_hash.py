@@ -81,7 +81,7 @@ def bare(node):
         return repr(node)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         node.body = node.body[ast.get_docstring(node) is not None :] or [ast.Pass()]
-        kept = [each for each in node.decorator_list if "experiment(" not in ast.unparse(each)[:11]]
+        kept = [d for d in node.decorator_list if not ast.unparse(d).startswith("experiment(")]
         node.decorator_list = kept
     fields = [value for _, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *(bare(value) for value in fields)]
